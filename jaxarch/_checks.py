@@ -1,0 +1,54 @@
+"""Trace-time argument checks. They read shapes only, so they cost nothing under jit."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def check_shape(where: str, name: str, x: ArrayLike, shape: tuple[int, ...]) -> None:
+    """Raises `ValueError` unless `x.shape == shape`."""
+    got = jnp.shape(x)
+    if got == shape:
+        return
+    batched = len(got) > len(shape) and got[len(got) - len(shape) :] == shape
+    hint = " (one example; use jax.vmap for a batch)" if batched else ""
+    raise ValueError(f"{where}: `{name}` must have shape {shape}{hint}, got {got}.")
+
+
+def check_rank(where: str, name: str, x: ArrayLike, rank: int, axes: str) -> None:
+    """Raises `ValueError` unless `x` has `rank` axes, which `axes` describes."""
+    got = jnp.shape(x)
+    if len(got) != rank:
+        raise ValueError(f"{where}: `{name}` must have shape {axes}, got {got}.")
+
+
+def check_positive(where: str, **values: int) -> None:
+    """Raises `ValueError` unless every value is a positive integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(
+                f"{where}: `{name}` must be an int, got {type(value).__name__}."
+            )
+        if value < 1:
+            raise ValueError(f"{where}: `{name}` must be at least 1, got {value}.")
+
+
+def check_option(where: str, name: str, value: Any, options: Collection[Any]) -> None:
+    """Raises `ValueError` unless `value` is one of `options`."""
+    if value not in options:
+        wanted = ", ".join(repr(o) for o in options)
+        raise ValueError(f"{where}: `{name}` must be one of {wanted}, got {value!r}.")
+
+
+def is_concrete(*arrays: ArrayLike) -> bool:
+    """Tells whether the numbers in `arrays` can be read now: none is being traced."""
+    try:
+        for array in arrays:
+            np.asarray(jnp.ravel(array)[:0])
+    except jax.errors.TracerArrayConversionError:
+        return False
+    return True
