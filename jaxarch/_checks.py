@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 
 def check_shape(where: str, name: str, x: ArrayLike, shape: tuple[int, ...]) -> None:
@@ -42,6 +42,14 @@ def check_option(where: str, name: str, value: Any, options: Collection[Any]) ->
     if value not in options:
         wanted = ", ".join(repr(o) for o in options)
         raise ValueError(f"{where}: `{name}` must be one of {wanted}, got {value!r}.")
+
+
+def check_float_dtype(where: str, dtype: DTypeLike) -> None:
+    """Raises `ValueError` unless `dtype` is a real floating dtype."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{where}: `dtype` must be a real floating dtype, got {jnp.dtype(dtype)}."
+        )
 
 
 def is_concrete(*arrays: ArrayLike) -> bool:

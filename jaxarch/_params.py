@@ -8,7 +8,7 @@ import jax
 
 
 def static(**kwargs: Any) -> Any:
-    """Declares a static field: a hashable, JSON-able value that no optimiser updates."""
+    """Declares a static field: a hashable, JSON-able value, no part of the leaves."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 

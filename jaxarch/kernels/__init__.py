@@ -1,1 +1,60 @@
-"""Kernels."""
+"""Infinite-width kernels (NNGP, NTK) of architectures, and what is done with them.
+
+An architecture is a Python function of one value, made of the operations below;
+`infinite` and `finite` read it.
+"""
+
+from ._closed_forms import (
+    cos as cos,
+    erf as erf,
+    exp as exp,
+    exp_normalized as exp_normalized,
+    gabor as gabor,
+    gaussian as gaussian,
+    gelu as gelu,
+    rbf as rbf,
+    sigmoid_like as sigmoid_like,
+    sin as sin,
+)
+from ._combine import concatenate as concatenate
+from ._dense import DenseParams as DenseParams, dense as dense
+from ._dynamics import (
+    Trained as Trained,
+    max_learning_rate as max_learning_rate,
+    train as train,
+)
+from ._expansion import (
+    elementwise as elementwise,
+    elementwise_error as elementwise_error,
+    mish as mish,
+    silu as silu,
+    softplus as softplus,
+    tanh as tanh,
+)
+from ._finite import Model as Model, finite as finite
+from ._gp import (
+    Posterior as Posterior,
+    Predictive as Predictive,
+    class_probabilities as class_probabilities,
+    condition as condition,
+    log_evidence as log_evidence,
+    predict as predict,
+)
+from ._gram import Gram as Gram
+from ._infinite import Kernel as Kernel, infinite as infinite
+from ._piecewise import elu as elu, selu as selu
+from ._polynomials import (
+    hermite as hermite,
+    monomial as monomial,
+    polynomial as polynomial,
+)
+from ._rectified import (
+    absolute as absolute,
+    abrelu as abrelu,
+    leaky_relu as leaky_relu,
+    rectified_monomial as rectified_monomial,
+    relu as relu,
+    sign as sign,
+)
+from ._regularise import dropout as dropout, layer_norm as layer_norm
+from ._state import State as State

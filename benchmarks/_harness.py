@@ -1,0 +1,376 @@
+"""Timing side by side: worker processes, paired repetitions, and what machine it was.
+
+Each contender is a long-lived process of its own (its own Python, its own JAX) that
+answers JSON lines, so that repetitions alternate A B A B in time while the others are
+idle, and so that a ratio is formed from neighbours in time. Nothing here imports JAX
+before `serve` does, and nothing here needs a newer JAX than a peer has.
+"""
+
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+# A repetition lasts at least this long: shorter calls are repeated within it.
+_MIN_SECONDS = 0.02
+
+
+def summary(samples):
+    """Median, minimum and maximum of `samples`."""
+    return {
+        "median": statistics.median(samples),
+        "min": min(samples),
+        "max": max(samples),
+        "repeats": len(samples),
+    }
+
+
+def paired_ratio(numerator, denominator):
+    """Summary of the ratios of repetitions taken one after the other."""
+    return summary([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def machine():
+    """The machine, in words, and the date."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": model,
+        "cores": cores,
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+    }
+
+
+def commit():
+    """The commit of the checkout, `+` if files differ from it, None outside git."""
+    here = Path(__file__).parent
+    try:
+        run = {"cwd": here, "check": True, "capture_output": True, "text": True}
+        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **run)
+        changed = subprocess.run(["git", "status", "--porcelain", ".."], **run)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def make_environment(directory, requirements):
+    """Builds a virtual environment with `requirements`; returns its interpreter.
+
+    One that was built from the same requirements is left as it is.
+    """
+    directory, requirements = Path(directory), Path(requirements)
+    python, stamp = directory / "bin" / "python", directory / "requirements.txt"
+    wanted = requirements.read_text()
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return python
+    subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "-r", requirements]
+    subprocess.run(install, check=True)
+    stamp.write_text(wanted)
+    return python
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_table(header, rows):
+    """Prints a Markdown table."""
+    for row in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(row)} |")
+
+
+def spread(found, scale=1.0, digits=0):
+    """A summary in words: median (minimum to maximum)."""
+    low, mid, high = (found[k] * scale for k in ("min", "median", "max"))
+    return f"{mid:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def write_json(path, report):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+class WorkerError(RuntimeError):
+    """A worker could not do what it was asked, or died."""
+
+
+class Worker:
+    """A process that runs `serve`, seen from the script that compares them."""
+
+    def __init__(self, command):
+        env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
+        # Compile times are of a compiler that starts from nothing, and two processes
+        # must fit on one GPU.
+        env.pop("JAX_COMPILATION_CACHE_DIR", None)
+        env.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        self._log = tempfile.TemporaryFile("w+")
+        start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [str(c) for c in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=env,
+        )
+        try:
+            self.info = self._answer()
+        except WorkerError:
+            self.close()
+            raise
+        self.info["ready_s"] = time.perf_counter() - start
+
+    def ask(self, do, **arguments):
+        """Sends one command and waits for its answer."""
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise WorkerError(self._tail()) from error
+        return self._answer()
+
+    def close(self):
+        # End of input ends `serve`; one that does not listen any more is killed.
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerError(self._tail())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def _tail(self):
+        self._log.seek(0)
+        return "the process ended:\n" + self._log.read()[-2000:]
+
+
+class Sides:
+    """The contenders, by name: started, set up, timed in turns, measured, closed.
+
+    `commands` maps a name to a command line. The first side must start; another that
+    does not is left out with a note.
+    """
+
+    def __init__(self, commands):
+        self.workers, self.info = {}, {}
+        for side, command in commands.items():
+            progress(f"starting {side}")
+            try:
+                self.workers[side] = Worker(command)
+            except (OSError, WorkerError) as error:
+                if not self.workers:
+                    raise
+                progress(f"{side} does not start, so it is left out: {error}")
+                continue
+            self.info[side] = self.workers[side].info
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for worker in self.workers.values():
+            worker.close()
+
+    def setup(self, side, name, **request):
+        """Sets a program up; returns its compile times, or `{"error": ...}`.
+
+        The first one also gives `first_result`: seconds from the start of the process
+        to its first value, which is what a user waits for.
+        """
+        progress(f"{name}: {side}")
+        try:
+            found = self.workers[side].ask("setup", name=name, **request)
+        except WorkerError as error:
+            progress(str(error))
+            return {"error": str(error)}
+        parts = ("build_s", "lower_s", "compile_s", "first_run_s")
+        seconds = self.info[side]["ready_s"] + sum(found[part] for part in parts)
+        first = {"program": name, "seconds": seconds}
+        self.info[side].setdefault("first_result", first)
+        return found
+
+    def repeat(self, programs, repeats):
+        """Times every `(name, side)` once, in turns, `repeats` times over."""
+        samples = {program: [] for program in programs}
+        for _ in range(repeats):
+            for name, side in programs:
+                samples[name, side].append(self.workers[side].ask("time", name=name))
+        return samples
+
+    def limits(self):
+        """Measures what the machine does under each side's JAX; keeps the best."""
+        for side, worker in self.workers.items():
+            progress(f"limits: {side}")
+            kept = self.info[side].setdefault("limits", {})
+            for name, new in worker.ask("limits").items():
+                if name not in kept or new["max"] > kept[name]["max"]:
+                    kept[name] = new
+
+
+def serve(build, packages, fields):
+    """Answers commands on standard input until it ends.
+
+    `build(spec)` returns a function and its leading arguments; the function is called
+    with these, then the input arrays, and returns something with the attributes
+    `fields`. `packages` are reported with their versions.
+
+    Commands (`{"do": ...}`, one JSON object a line, one answer a line):
+
+    - `setup`: `name`, `spec`, `inputs` (.npy files): builds, lowers, compiles and
+      runs, each timed; then warms up.
+    - `time`: `name`: one repetition, wall and processor seconds a call.
+    - `values`: `name`, `inputs`, `output`: runs the compiled program on other inputs
+      of the same shape and saves `fields` to `output`, an .npz file.
+    - `limits`: what this machine does at best under this JAX.
+    - `drop`: forgets all programs.
+    """
+    # Whatever else prints, prints to standard error: the answers have this stream.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import jax
+
+    programs = {}
+
+    def reply(answer):
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    def load(paths):
+        return jax.block_until_ready([jax.numpy.asarray(np.load(p)) for p in paths])
+
+    def setup(name, spec, inputs):
+        arrays = load(inputs)
+        times = [time.perf_counter()]
+        function, leading = build(spec)
+        times.append(time.perf_counter())
+        lowered = jax.jit(function).lower(*leading, *arrays)
+        times.append(time.perf_counter())
+        compiled = lowered.compile()
+        times.append(time.perf_counter())
+        jax.block_until_ready(compiled(*leading, *arrays))
+        times.append(time.perf_counter())
+
+        def call(arrays=arrays):
+            return jax.block_until_ready(compiled(*leading, *arrays))
+
+        call()
+        _, seconds = _clock(call, 1)
+        programs[name] = call, max(1, math.ceil(_MIN_SECONDS / seconds))
+        parts = ("build_s", "lower_s", "compile_s", "first_run_s")
+        gaps = [b - a for a, b in zip(times[:-1], times[1:], strict=True)]
+        memory = compiled.memory_analysis()
+        temp = None if memory is None else memory.temp_size_in_bytes
+        return dict(zip(parts, gaps, strict=True), temp_bytes=temp)
+
+    def repetition(name):
+        cpu, wall = _clock(*programs[name])
+        return {"wall_s": wall, "cpu_s": cpu}
+
+    def values(name, inputs, output):
+        result = programs[name][0](load(inputs))
+        np.savez(output, **{f: np.asarray(getattr(result, f)) for f in fields})
+        return {}
+
+    def drop():
+        programs.clear()
+        return {}
+
+    commands = {
+        "setup": setup,
+        "time": repetition,
+        "values": values,
+        "limits": _limits,
+        "drop": drop,
+    }
+    reply(_side(jax, packages))
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            reply(commands[request.pop("do")](**request))
+        except Exception:
+            reply({"error": traceback.format_exc(limit=-4)})
+
+
+def _clock(call, count):
+    """Processor and wall seconds of one of `count` calls."""
+    cpu, start = time.process_time(), time.perf_counter()
+    for _ in range(count):
+        call()
+    wall = time.perf_counter() - start
+    return (time.process_time() - cpu) / count, wall / count
+
+
+def _side(jax, packages):
+    device = jax.devices()[0]
+    names = (*packages, "jax", "jaxlib", "numpy")
+    return {
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in names},
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+    }
+
+
+def _version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _limits(repeats=7):
+    """GFLOP/s of a float32 matrix product of size 1024; GB/s read and written."""
+    import jax
+    import jax.numpy as jnp
+
+    def seconds(function, *arrays):
+        compiled = jax.jit(function).lower(*arrays).compile()
+        jax.block_until_ready(compiled(*arrays))
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(*arrays))
+            times.append(time.perf_counter() - start)
+        return times
+
+    a = jax.random.normal(jax.random.key(0), (1024, 1024), jnp.float32)
+    matmul = seconds(jnp.matmul, a, a)
+    v = jnp.ones((2**26,), jnp.float32)
+    stream = seconds(lambda v: v * 1.0001 + 1.0, v)
+    return {
+        "matmul_gflops": summary([2 * 1024**3 / t / 1e9 for t in matmul]),
+        "stream_gb_per_s": summary([2 * v.nbytes / t / 1e9 for t in stream]),
+    }

@@ -1,0 +1,307 @@
+r"""Sums, products, multiples and concatenations of values.
+
+For branches with disjoint sources, at every coordinate,
+$\mathbb E(a + b)(a' + b') = k_a + k_b + m_a m_b' + m_b m_a'$ and
+$\mathbb E a b\,a' b' = k_a k_b$. The means matter: without them
+$\mathrm{relu}(u) + \mathrm{relu}(W\,\mathrm{relu}(u))$ is more than half off.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._covariance import (
+    Covariance,
+    Marginal,
+    Pair,
+    centred_weights,
+    direct_sum,
+    gap,
+    relative,
+    vanish,
+)
+from ._graph import Number, Operation, Symbol, Value, emit
+
+
+def _refuse_dependent(where: str, values: Sequence[Value]) -> None:
+    for a, b in itertools.combinations(values, 2):
+        if shared := a.sources & b.sources:
+            raise ValueError(
+                f"{where}: the branches must be independent, got two that depend on "
+                f"{', '.join(sorted(shared))}; put a `dense` on one of them."
+            )
+
+
+def _same_width(where: str, features: Sequence[int | None]) -> int | None:
+    known = {f for f in features if f is not None}
+    if len(known) > 1:
+        raise ValueError(
+            f"{where}: the branches must have one number of features, "
+            f"got {', '.join(str(f) for f in features)}."
+        )
+    return features[0] if features[0] is not None else features[1]
+
+
+def _sum_of(slopes) -> Array | float | None:
+    slopes = [s for s in slopes if s is not None]
+    return sum(slopes) if slopes else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Add(Operation):
+    """Rules of `h1 + h2`."""
+
+    name = "add"
+
+    def infer(self, *args: Value) -> Value:
+        """A sum of independent Gaussians is Gaussian."""
+        a, b = args
+        _refuse_dependent("add", args)
+        if a.mixed and b.mixed and not (a.centred or b.centred):
+            raise ValueError(
+                "add: one of the branches must have coordinates of one law or of mean "
+                "zero, got two that are an input or a concatenation."
+            )
+        return Value(
+            a.sources | b.sources,
+            gaussian=a.gaussian and b.gaussian,
+            centred=a.centred and b.centred,
+            mixed=a.mixed or b.mixed,
+        )
+
+    def features(self, *args):
+        """Both branches have it."""
+        return _same_width("add", args)
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """$q_a + q_b + 2 m_a m_b$."""
+        a, b = args
+        if a.mean is None or b.mean is None:
+            out = Marginal.of(a.q + b.q, b.mean if a.mean is None else a.mean)
+            return out._replace(weights=(a.root * out.inverse, b.root * out.inverse))
+        mean = a.mean + b.mean
+        out = Marginal.of(a.q + b.q + 2 * a.mean * b.mean, mean)
+        weights = [a.root * out.inverse, b.root * out.inverse, mean * out.inverse]
+        return out._replace(
+            weights=(*weights, *centred_weights(a), *centred_weights(b))
+        )
+
+    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+        """Equation (1); with two means the parts are both centred parts and the mean.
+
+        A branch that is split into its centred part and its mean,
+        $\\sigma = (c, \\mu)$, has $c c' v_c = v - \\tfrac12|\\sigma - \\sigma'|^2$.
+        """
+        a, b = args
+        if len(out1.weights) == 2:
+            (a1, b1), (a2, b2) = out1.weights, out2.weights
+            v, w = direct_sum([(a1, a2, a.v, a.w), (b1, b2, b.v, b.w)])
+        else:
+            a1, b1, m1, ac1, am1, bc1, bm1 = out1.weights
+            a2, b2, m2, ac2, am2, bc2, bm2 = out2.weights
+            v = (
+                gap([(a1 * ac1, a2 * ac2), (b1 * bc1, b2 * bc2), (m1, m2)])
+                + a1 * a2 * (a.v - gap([(ac1, ac2), (am1, am2)]))
+                + b1 * b2 * (b.v - gap([(bc1, bc2), (bm1, bm2)]))
+            )
+            w = 2 - v
+        v, w, slope = relative(out1, out2, v, w, _sum_of([a.slope, b.slope]), rules)
+        return Pair(v, w, a.t + b.t, slope)
+
+    def apply(self, numbers, params, *args: Array, key):
+        """The sum."""
+        return args[0] + args[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiply(Operation):
+    """Rules of `h1 * h2`."""
+
+    name = "multiply"
+
+    def infer(self, *args: Value) -> Value:
+        """A product is not Gaussian, and is centred if a factor is."""
+        a, b = args
+        _refuse_dependent("multiply", args)
+        if a.mixed and b.mixed:
+            raise ValueError(
+                "multiply: one of the branches must have coordinates of one law, "
+                "got two that are an input or a concatenation."
+            )
+        return Value(
+            a.sources | b.sources,
+            centred=a.centred or b.centred,
+            mixed=a.mixed or b.mixed,
+        )
+
+    def features(self, *args):
+        """Both factors have it."""
+        return _same_width("multiply", args)
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """$q_a q_b$ and $m_a m_b$."""
+        a, b = args
+        if a.mean is None or b.mean is None:
+            return Marginal.of(a.q * b.q)
+        return Marginal.of(a.q * b.q, a.mean * b.mean)
+
+    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+        """The cosines multiply; $t = t_a k_b + k_a t_b$."""
+        a, b = args
+        v = a.v + b.v - a.v * b.v
+        if a.w is None and b.w is None:
+            w = None
+        else:  # two forms of 1 + cos cos', each exact near -1 on its side
+            aw, bw = a.complement, b.complement
+            w = jnp.where(a.v < 1, a.v + bw - a.v * bw, aw + b.v - aw * b.v)
+        ka, kb = rules.attach(a.k, a.slope), rules.attach(b.k, b.slope)
+        slope = _sum_of(
+            [
+                None if a.slope is None else a.slope * b.k,
+                None if b.slope is None else b.slope * a.k,
+            ]
+        )
+        v, w, slope = relative(out1, out2, v, w, slope, rules)
+        return Pair(v, w, a.t * kb + ka * b.t, slope)
+
+    def apply(self, numbers, params, *args: Array, key):
+        """The product."""
+        return args[0] * args[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale(Operation):
+    """Rules of `0.5 * h`."""
+
+    name = "scale"
+    numbers = ("factor",)
+
+    def infer(self, *args: Value) -> Value:
+        """A multiple has the law of its argument."""
+        return dataclasses.replace(args[0], raw=False)
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """$c^2 q$ and $c m$."""
+        (h,), (c,) = args, numbers
+        return Marginal.of(c**2 * h.q, None if h.mean is None else c * h.mean)
+
+    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+        """The cosine stays."""
+        (h,), (c,) = args, numbers
+        slope = None if h.slope is None else c**2 * h.slope
+        return Pair(h.v, h.w, c**2 * h.t, vanish(slope, out1, out2))
+
+    def apply(self, numbers, params, *args: Array, key):
+        """The multiple."""
+        return numbers[0] * args[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenate(Operation):
+    """Rules of `concatenate`."""
+
+    name = "concatenate"
+
+    def infer(self, *args: Value) -> Value:
+        """Branches may depend on each other: no coordinate mixes two of them."""
+        return Value(
+            frozenset().union(*(a.sources for a in args)),
+            centred=all(a.centred for a in args),
+            mixed=True,
+        )
+
+    def features(self, *args):
+        """The sum of the widths."""
+        if any(f is None for f in args):
+            return None
+        return sum(f for f in args if f is not None)
+
+    def _fractions(self, features) -> list[float]:
+        if any(f is None for f in features):
+            raise ValueError(
+                "concatenate: every branch needs a known number of features; "
+                "give the `State` its `features`."
+            )
+        return [f / sum(features) for f in features]
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """Averages weighted by width."""
+        fractions = self._fractions(features)
+        q = sum(f * a.q for f, a in zip(fractions, args, strict=True))
+        means = [
+            f * a.mean
+            for f, a in zip(fractions, args, strict=True)
+            if a.mean is not None
+        ]
+        out = Marginal.of(q, sum(means) if means else None)
+        return out._replace(
+            weights=tuple(
+                f**0.5 * a.root * out.inverse
+                for f, a in zip(fractions, args, strict=True)
+            )
+        )
+
+    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+        """Equation (1)."""
+        fractions = self._fractions(features)
+        v, w = direct_sum(
+            [
+                (s1, s2, a.v, a.w)
+                for s1, s2, a in zip(out1.weights, out2.weights, args, strict=True)
+            ]
+        )
+        slope = _sum_of(
+            [
+                None if a.slope is None else f * a.slope
+                for f, a in zip(fractions, args, strict=True)
+            ]
+        )
+        v, w, slope = relative(out1, out2, v, w, slope, rules)
+        t = sum(f * a.t for f, a in zip(fractions, args, strict=True))
+        return Pair(v, w, t, slope)
+
+    def apply(self, numbers, params, *args: Array, key):
+        """The concatenation."""
+        return jnp.concatenate(args, axis=-1)
+
+
+def add(h1: Symbol, h2: Symbol) -> Symbol:
+    """`h1 + h2`: the branches must be independent; their means are accounted for."""
+    return emit(Add(), [h1, h2], [])
+
+
+def multiply(h1: Symbol, h2: Symbol) -> Symbol:
+    """`h1 * h2`, coordinate by coordinate: the branches must be independent."""
+    return emit(Multiply(), [h1, h2], [])
+
+
+def scale(h: Symbol, factor: Number) -> Symbol:
+    """`factor * h`."""
+    return emit(Scale(), [h], [factor])
+
+
+def concatenate(branches: Sequence[Symbol]) -> Symbol:
+    r"""Joins values along their features.
+
+    $$k = \sum_i \frac{n_i}{\sum_j n_j} k_i, \qquad
+      t = \sum_i \frac{n_i}{\sum_j n_j} t_i,$$
+
+    with $n_i$ the features of branch $i$. Branches may share parameters and inputs.
+
+    Args:
+        branches: One or more values.
+
+    Returns:
+        A value whose coordinates are not all of one law: a `dense` may follow, a
+        nonlinearity may not.
+
+    Raises:
+        ValueError: if there is no branch.
+    """
+    branches = list(branches)
+    if not branches:
+        raise ValueError("concatenate: `branches` must not be empty, got [].")
+    return emit(Concatenate(), branches, [])

@@ -1,0 +1,137 @@
+r"""The covariances that are carried through an architecture.
+
+A value $h$ of an infinitely wide network has, at each example, the second moment
+$q = \mathbb E h^2$ and the mean $m$ (`Marginal`), and at each pair of examples the
+covariance $k = \mathbb E h h'$ and the tangent kernel $t$. Float32 loses the angle
+between near-duplicates when it is read from $k$, so a pair carries instead (`Pair`)
+
+$$v = 1 - \frac{k}{\sqrt{q q'}}, \qquad w = 1 + \frac{k}{\sqrt{q q'}}.$$
+
+If $h$ is a direct sum of independent parts with unit vectors of weights $\sigma, \sigma'$
+at the two examples, $\sigma_i = \sqrt{q_i / q}$, then without any cancellation
+
+$$v = \tfrac12 |\sigma - \sigma'|^2 + \sum_i \sigma_i \sigma_i' v_i. \tag{1}$$
+
+A bias is such a part ($v_i = 0$), and so is a branch of a sum.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._angle import safe_reciprocal, safe_sqrt
+
+
+class Marginal(NamedTuple):
+    """Per-example moments; arrays end in the axis of examples."""
+
+    q: Array  # second moment
+    root: Array  # sqrt(q)
+    inverse: Array  # 1 / sqrt(q), 0 where q = 0
+    mean: Array | None  # None: zero
+    weights: tuple[Array, ...] = ()  # whatever the operation's pair rule needs
+
+    @classmethod
+    def of(cls, q: Array, mean: Array | None = None, weights: tuple[Array, ...] = ()):
+        """Completes the roots; `q` is squared again, see `angle` for the reason."""
+        root = safe_sqrt(q)
+        return cls(root * root, root, safe_reciprocal(root), mean, weights)
+
+
+class Pair(NamedTuple):
+    """Per-pair covariance; `w=None` says that no cosine is negative.
+
+    Where an input is zero, $v$ says nothing of how $k$ changes with it: `slope` is the
+    derivative of $k$ in the input covariance there (`None`: zero).
+    """
+
+    v: Array
+    w: Array | None
+    t: Array | float
+    slope: Array | float | None = None
+
+
+class Covariance(NamedTuple):
+    """The marginals of the two examples and their pair; `slope` as in `Pair`."""
+
+    one: Marginal
+    two: Marginal
+    v: Array
+    w: Array | None
+    t: Array | float
+    slope: Array | float | None
+
+    @property
+    def norm(self) -> Array:
+        """$\\sqrt{q q'}$."""
+        return self.one.root * self.two.root
+
+    @property
+    def k(self) -> Array:
+        """$\\mathbb E h h'$."""
+        return self.norm * (1 - self.v)
+
+    @property
+    def complement(self) -> Array:
+        """$w$, whether it is carried or not."""
+        return 2 - self.v if self.w is None else self.w
+
+
+class Rules(NamedTuple):
+    """What an evaluation tells its operations."""
+
+    same: bool  # the two examples are one and the same
+    attach: Callable[[Array, Any], Array]  # see `_input.py`
+
+
+def gap(weights: Sequence[tuple[Array, Array]]) -> Array:
+    """$\\tfrac12 |\\sigma - \\sigma'|^2$."""
+    return sum((a - b) ** 2 for a, b in weights) / 2  # pyright: ignore
+
+
+def centred_weights(h: Marginal) -> tuple[Array, Array]:
+    """Weights of the centred part of `h` and of its mean, relative to its norm."""
+    assert h.mean is not None
+    return safe_sqrt(h.q - h.mean**2) * h.inverse, h.mean * h.inverse
+
+
+def direct_sum(
+    parts: Sequence[tuple[Array, Array, Array | float, Array | float | None]],
+) -> tuple[Array, Array | None]:
+    """Equation (1) for parts `(sigma1, sigma2, v, w)`; returns `(v, w)`."""
+    apart = gap([(s1, s2) for s1, s2, _, _ in parts])
+    v = apart + sum(s1 * s2 * v for s1, s2, v, _ in parts)
+    if any(w is None for *_, w in parts):
+        if all(w is None or _is_two(w) for *_, w in parts):
+            return v, None
+        parts = [(s1, s2, v, 2 - v if w is None else w) for s1, s2, v, w in parts]
+    return v, apart + sum(s1 * s2 * w for s1, s2, _, w in parts)
+
+
+def _is_two(w: Any) -> bool:
+    return isinstance(w, float) and w == 2.0
+
+
+def vanish(slope: Any, one: Marginal, two: Marginal) -> Any:
+    """Keeps `slope` only where the pair's own norm is still zero."""
+    if slope is None:
+        return None
+    return jnp.where((one.q == 0) | (two.q == 0), slope, 0)
+
+
+def relative(
+    one: Marginal,
+    two: Marginal,
+    v: Array,
+    w: Array | None,
+    slope: Any,
+    rules: Rules,
+) -> tuple[Array, Array | None, Any]:
+    """Moves `slope` into `(v, w)` where the norm is not zero; keeps the rest."""
+    if slope is not None:
+        move = slope * one.inverse * two.inverse
+        v = rules.attach(v, -move)
+        w = w if w is None else rules.attach(w, move)
+    return v, w, vanish(slope, one, two)

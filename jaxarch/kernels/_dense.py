@@ -1,0 +1,202 @@
+r"""The dense layer: a product with a Gaussian matrix.
+
+Jacot, Gabriel and Hongler, *Neural Tangent Kernel* (arXiv:1806.07572); Lee et al.,
+*Deep Neural Networks as Gaussian Processes* (arXiv:1711.00165). The standard
+parameterisation follows Sohl-Dickstein et al. (arXiv:2001.07301), in which $s$ scales
+the width while the learning rate stays that of the width $n$ written down.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from .._checks import check_option, check_positive
+from .._params import params
+from ._covariance import Covariance, Marginal, Pair, Rules, direct_sum, relative
+from ._graph import Number, Operation, Symbol, Value, emit
+
+
+@params
+class DenseParams:
+    """Parameters of one dense layer."""
+
+    weight: Array  # (out, in)
+    bias: Array | None  # (out,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Operation):
+    """Rules of `dense`."""
+
+    name = "dense"
+
+    width: int
+    bias: bool
+    parameterization: str
+    s: tuple[float, float]
+    label: str
+
+    @property
+    def numbers(self) -> tuple[str, ...]:  # pyright: ignore
+        """The bias scale is a number only where there is a bias."""
+        return ("w_std", *(["b_std"] if self.bias else []), "learning_rate")
+
+    @property
+    def parameter(self) -> str:
+        """The matrix, which makes the result a Gaussian family of its own."""
+        return self.label
+
+    def __str__(self) -> str:
+        statics = [f"features={self.width}"]
+        if self.parameterization != "ntk":
+            statics.append(f"parameterization={self.parameterization!r}, s={self.s}")
+        return ", ".join([*statics, *self.numbers])
+
+    def _split(self, numbers: Sequence[Number]) -> tuple[Any, Any, Any]:
+        return (
+            numbers[0],
+            numbers[1] if self.bias else 0.0,
+            numbers[-1],
+        )
+
+    def infer(self, *args: Value) -> Value:
+        """A new Gaussian family, whatever came in."""
+        return Value(frozenset([self.label]), gaussian=True, centred=True)
+
+    def features(self, *args: int | None) -> int:
+        """The width of the finite network, `s[1]` times the one written."""
+        return round(self.s[1] * self.width)
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """$q = w^2 q + b^2$."""
+        (h,) = args
+        w_std, b_std, _ = self._split(numbers)
+        q = w_std**2 * h.q + b_std**2
+        out = Marginal.of(q)
+        return out._replace(weights=(w_std * h.root * out.inverse, b_std * out.inverse))
+
+    def pair(
+        self,
+        numbers,
+        *args: Covariance,
+        out1: Marginal,
+        out2: Marginal,
+        features,
+        rules: Rules,
+    ) -> Pair:
+        """$k' = w^2 k + b^2$, with the tangent kernel of the parameterisation."""
+        (h,) = args
+        w_std, _, learning_rate = self._split(numbers)
+        parts = [(out1.weights[0], out2.weights[0], h.v, h.w)]
+        if self.bias:
+            parts.append((out1.weights[1], out2.weights[1], 0.0, 2.0))
+        v, w = direct_sum(parts)
+        slope = None if h.slope is None else w_std**2 * h.slope
+        v, w, slope = relative(out1, out2, v, w, slope, rules)
+        if self.parameterization == "ntk":
+            own = rules.attach(out1.root * out2.root * (1 - v), slope)
+        else:
+            if features[0] is None:
+                raise ValueError(
+                    "dense: parameterization='standard' needs the number of features "
+                    "of its input; give the `State` its `features`."
+                )
+            scale = features[0] / self.s[0]
+            own = scale * rules.attach(h.k, h.slope) + (1.0 if self.bias else 0.0)
+        return Pair(v, w, learning_rate * own + w_std**2 * h.t, slope)
+
+    def init(self, key, numbers, widths, dtype) -> DenseParams:
+        """Standard normal; in the standard parameterisation already scaled."""
+        w_std, b_std, _ = self._split(numbers)
+        weight_key, bias_key = jax.random.split(key)
+        width = self.features()
+        weight = jax.random.normal(weight_key, (width, widths[0]), dtype)
+        bias = jax.random.normal(bias_key, (width,), dtype) if self.bias else None
+        if self.parameterization == "standard":
+            fan_in = widths[0] / self.s[0]
+            weight = (weight * w_std / math.sqrt(fan_in)).astype(dtype)
+            bias = bias if bias is None else (bias * b_std).astype(dtype)
+        return DenseParams(weight=weight, bias=bias)
+
+    def apply(self, numbers, params: DenseParams, *args: Array, key) -> Array:
+        """$y = w W x / \\sqrt{n} + b\\,\\beta$, or $W x / \\sqrt{s_0} + \\beta$."""
+        (x,) = args
+        w_std, b_std, _ = self._split(numbers)
+        if self.parameterization == "ntk":
+            y = w_std / math.sqrt(x.shape[-1]) * (params.weight @ x)
+            return y if params.bias is None else y + b_std * params.bias
+        y = (params.weight @ x) / math.sqrt(self.s[0])
+        return y if params.bias is None else y + params.bias
+
+
+def dense(
+    h: Symbol,
+    features: int,
+    *,
+    w_std: Number = 1.0,
+    b_std: Number | None = 0.0,
+    parameterization: str = "ntk",
+    s: tuple[float, float] = (1.0, 1.0),
+    learning_rate: Number = 1.0,
+    name: str | None = None,
+) -> Symbol:
+    r"""A dense layer, the only operation here with parameters.
+
+    The covariance becomes $k' = \sigma_w^2 k + \sigma_b^2$. The tangent kernel becomes,
+    in the NTK parameterisation $y = \sigma_w W x / \sqrt n + \sigma_b \beta$ with
+    standard normal $W, \beta$,
+
+    $$t' = \eta\,k' + \sigma_w^2 t,$$
+
+    and in the standard one, $y = W x / \sqrt{s_0} + \beta$ with
+    $W_{ij} \sim N(0, \sigma_w^2 s_0 / n)$ and $\beta_i \sim N(0, \sigma_b^2)$,
+
+    $$t' = \eta\,(\tfrac{n}{s_0} k + 1) + \sigma_w^2 t,$$
+
+    where $n$ is the number of features of `h` and the 1 is there if there is a bias.
+
+    Args:
+        h: Any value.
+        features: Width of the finite network, before the factor `s[1]`.
+        w_std: $\sigma_w$.
+        b_std: $\sigma_b$; `None` leaves the bias out, which in the standard
+            parameterisation is not the same as 0.
+        parameterization: `"ntk"` or `"standard"`.
+        s: Width scales of the input and the output in the standard parameterisation.
+        learning_rate: $\eta$, the learning rate of this layer relative to the others.
+        name: Names the parameter; two layers of one name share it.
+
+    Returns:
+        A Gaussian value, independent of every other given its input's covariance.
+
+    Raises:
+        ValueError: if an option is unknown, or if `name` is used twice in a network
+            that is read at infinite width.
+    """
+    check_positive("dense", features=features)
+    check_option("dense", "parameterization", parameterization, ("ntk", "standard"))
+    if len(s) != 2 or min(s) <= 0:
+        raise ValueError(f"dense: `s` must be two positive numbers, got {s!r}.")
+    if parameterization == "ntk" and tuple(s) != (1.0, 1.0):
+        raise ValueError(
+            f"dense: `s` belongs to parameterization='standard', got {s!r} with 'ntk'."
+        )
+    if not isinstance(h, Symbol):
+        raise TypeError(
+            "dense: `h` must be a value of the network being recorded, "
+            f"got {type(h).__name__}."
+        )
+    label = f"dense#{h._recorder.fresh()}" if name is None else name
+    operation = Dense(
+        features,
+        b_std is not None,
+        parameterization,
+        (float(s[0]), float(s[1])),
+        label,
+    )
+    bias = [] if b_std is None else [b_std]
+    return emit(operation, [h], [w_std, *bias, learning_rate])

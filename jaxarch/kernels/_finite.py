@@ -1,0 +1,125 @@
+"""The same architecture at finite width."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import check_rank
+from .._params import static
+from ._graph import Graph, Number, Symbol, record
+from ._infinite import Kernel
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """An architecture read at the widths written in it; made by `finite`.
+
+    A pytree whose leaves are the numbers of the architecture (not its parameters).
+    """
+
+    graph: Graph = static()
+    numbers: tuple[tuple[Number, ...], ...]
+
+    def init(self, key: PRNGKeyArray, x: Float[Array, " features"]) -> tuple[Any, ...]:
+        """Draws parameters.
+
+        Args:
+            key: A JAX key.
+            x: One example, or its shape and dtype.
+
+        Returns:
+            A tuple with the parameters of each parameterised operation, in program
+            order (a shared one where it is used first), in the dtype of `x`.
+
+        Raises:
+            ValueError: if `x` is not one example, or branches differ in width.
+        """
+        check_rank("init", "x", x, 1, "(features,) (one example)")
+        widths, params, seen = [], [], {}
+        for i, (node, numbers) in enumerate(
+            zip(self.graph.nodes, self.numbers, strict=True)
+        ):
+            operation = node.operation
+            args = [widths[j] for j in node.args]
+            widths.append(operation.features(*args) if args else x.shape[0])
+            own = operation.init(jax.random.fold_in(key, i), numbers, args, x.dtype)
+            if own is None:
+                continue
+            shapes = jax.tree.map(jnp.shape, own)
+            if operation.parameter not in seen:
+                seen[operation.parameter] = shapes
+                params.append(own)
+            elif seen[operation.parameter] != shapes:
+                raise ValueError(
+                    f"{operation.name}: parameters named {operation.parameter!r} must "
+                    f"have one shape, got {seen[operation.parameter]} and {shapes}."
+                )
+        return tuple(params)
+
+    def apply(
+        self,
+        params: tuple[Any, ...],
+        x: Float[Array, " features"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " out"]:
+        """Runs the network.
+
+        Args:
+            params: Parameters from `init`.
+            x: One example. `jax.vmap(model.apply, (None, 0))` takes a batch.
+            key: Draws dropout masks; `None` means no dropout.
+
+        Returns:
+            The output, shape `(out,)`.
+
+        Raises:
+            ValueError: if `x` is not one example.
+            NotImplementedError: if an operation has no finite network.
+        """
+        check_rank("apply", "x", x, 1, "(features,) (one example; use jax.vmap)")
+        values, seen, remaining = [], {}, iter(params)
+        for i, (node, numbers) in enumerate(
+            zip(self.graph.nodes, self.numbers, strict=True)
+        ):
+            operation = node.operation
+            args = [values[j] for j in node.args]
+            if not args:
+                values.append(x)
+                continue
+            own = None
+            if (name := operation.parameter) is not None:
+                if name not in seen:
+                    seen[name] = next(remaining)
+                own = seen[name]
+            numbers = tuple(jnp.asarray(n).astype(x.dtype) for n in numbers)
+            here = None if key is None else jax.random.fold_in(key, i)
+            values.append(operation.apply(numbers, own, *args, key=here))
+        return values[-1]
+
+
+def finite(network: Callable[[Symbol], Symbol] | Kernel) -> Model:
+    """Reads an architecture at the widths written in it.
+
+    Args:
+        network: A function of one value, as for `infinite`, or a `Kernel`, whose graph
+            is then used as it is. Branches of a function may share what they like.
+
+    Returns:
+        A model with `init(key, x)` and `apply(params, x, *, key=None)`.
+
+    Examples:
+        >>> from jaxarch import kernels as ker
+        >>> model = ker.finite(lambda h: ker.dense(ker.relu(ker.dense(h, 64)), 1))
+        >>> params = model.init(jax.random.key(0), jnp.ones(3))
+        >>> model.apply(params, jnp.ones(3)).shape
+        (1,)
+    """
+    if isinstance(network, Kernel):
+        return Model(network.graph, network.numbers)
+    return Model(*record("finite", network, infinite=False))

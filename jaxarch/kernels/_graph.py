@@ -1,0 +1,279 @@
+"""An architecture as data: hashable operations, and every number beside them.
+
+A network is an ordinary Python function of one `Symbol`. Calling it once records a
+`Graph`, which contains no number, and a tuple of numbers (Python or traced) in the same
+order. Everything else interprets that pair: the infinite-width kernel (`_infinite.py`),
+the finite network (`_finite.py`), the printed text.
+
+What is tracked of each value while it is recorded (`Value`): the parameters and inputs
+that it depends on, whether its coordinates are Gaussian, centred and equal in law. From
+these an operation tells whether the kernel that it would compute is right, and refuses
+by name where it is not.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._covariance import Covariance, Marginal, Pair, Rules
+
+Number = float | Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """What is known of a value without any number."""
+
+    sources: frozenset[str]  # names of the parameters and inputs it is a function of
+    gaussian: bool = False
+    centred: bool = False  # every coordinate has mean zero
+    mixed: bool = False  # the coordinates are not all of one law
+    raw: bool = False  # the input itself, which is Gaussian if a `State` says so
+
+
+class Operation:
+    """One operation: a frozen dataclass of statics, with a rule for each reading.
+
+    `numbers` names the numeric leaves that the operation carries, in order.
+    """
+
+    name: ClassVar[str] = ""
+    numbers: ClassVar[tuple[str, ...]] = ()
+
+    def infer(self, *args: Value) -> Value:
+        """Derives the `Value` of the result; raises where no kernel can be right."""
+        raise NotImplementedError
+
+    def features(self, *args: int | None) -> int | None:
+        """Number of coordinates of the result; `None` where it is not known."""
+        return args[0]
+
+    def marginal(
+        self, numbers: Sequence[Number], *args: Marginal, features: Sequence[int | None]
+    ) -> Marginal:
+        """Moments of the result at each example."""
+        raise NotImplementedError
+
+    def pair(
+        self,
+        numbers: Sequence[Number],
+        *args: Covariance,
+        out1: Marginal,
+        out2: Marginal,
+        features: Sequence[int | None],
+        rules: Rules,
+    ) -> Pair:
+        """Covariance and tangent kernel of the result at each pair of examples."""
+        raise NotImplementedError
+
+    def init(
+        self, key: Array, numbers: Sequence[Number], widths: Sequence[int], dtype: Any
+    ) -> Any:
+        """Parameters of the finite network; `None` if the operation has none."""
+        return None
+
+    def apply(
+        self, numbers: Sequence[Number], params: Any, *args: Array, key: Array | None
+    ) -> Array:
+        """The operation itself, on one example."""
+        raise NotImplementedError
+
+    @property
+    def parameter(self) -> str | None:
+        """Name of the parameter that the operation owns or shares."""
+        return None
+
+    def __str__(self) -> str:
+        statics = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+            if getattr(self, f.name) != f.default and f.name != "label"
+        ]
+        return ", ".join([*self.numbers, *statics])
+
+
+@dataclasses.dataclass(frozen=True)
+class Input(Operation):
+    """The argument of the network."""
+
+    name = "input"
+
+    def infer(self) -> Value:
+        """The input's coordinates are data: neither centred nor of one law."""
+        return Value(frozenset(["input"]), mixed=True, raw=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """An operation and the positions of its arguments among the earlier nodes."""
+
+    operation: Operation
+    args: tuple[int, ...]
+    value: Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """The operations of an architecture in program order; the last is the output."""
+
+    nodes: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        width = len(f"h{len(self.nodes) - 1}")
+        for i, node in enumerate(self.nodes):
+            args = ", ".join(f"h{j}" for j in node.args)
+            text = ", ".join(filter(None, [args, str(node.operation)]))
+            law = ["Gaussian"] if node.value.gaussian else []
+            law += ["centred"] if node.value.centred and not law else []
+            sources = ", ".join(sorted(node.value.sources))
+            note = "; ".join([*law, f"depends on {sources}"])
+            call = f"{f'h{i}':<{width}} = {node.operation.name}({text})"
+            lines.append(f"{call:<60}  # {note}")
+        return "\n".join(lines)
+
+
+class _Recorder:
+    """Collects nodes and numbers while a network function runs."""
+
+    def __init__(self, *, infinite: bool):
+        self.infinite = infinite
+        self.nodes: list[Node] = []
+        self.numbers: list[tuple[Number, ...]] = []
+
+    def emit(
+        self, operation: Operation, args: Sequence["Symbol"], numbers: Sequence[Any]
+    ) -> "Symbol":
+        where = operation.name
+        for arg in args:
+            if arg._recorder is not self:
+                raise ValueError(
+                    f"{where}: both arguments must come from one network, "
+                    "got values of two."
+                )
+        positions = tuple(arg._position for arg in args)
+        values = [self.nodes[i].value for i in positions]
+        if self.infinite:
+            value = operation.infer(*values)
+            self._refuse_shared(operation)
+        else:  # a finite network is right whatever its branches share
+            value = Value(frozenset().union(*(v.sources for v in values)))
+        self.nodes.append(Node(operation, positions, value))
+        self.numbers.append(tuple(_number(where, n) for n in numbers))
+        return Symbol(self, len(self.nodes) - 1)
+
+    def _refuse_shared(self, operation: Operation) -> None:
+        parameter = operation.parameter
+        if parameter is not None and any(
+            node.operation.parameter == parameter for node in self.nodes
+        ):
+            raise ValueError(
+                f"{operation.name}: `name` must be unique in an infinite network, got "
+                f"{parameter!r} twice; kernels of shared parameters are not available."
+            )
+
+    def fresh(self) -> int:
+        """A number that no earlier node of this network has."""
+        return len(self.nodes)
+
+
+class Symbol:
+    """A value of the network being recorded; `+`, `*` and `ker` functions act on it."""
+
+    __slots__ = ("_position", "_recorder")
+    __array_ufunc__ = None  # NumPy scalars leave `2.0 * h` to __rmul__
+
+    def __init__(self, recorder: _Recorder, position: int):
+        self._recorder = recorder
+        self._position = position
+
+    def __add__(self, other: "Symbol") -> "Symbol":
+        from ._combine import add
+
+        return add(self, other) if isinstance(other, Symbol) else NotImplemented
+
+    def __mul__(self, other: Any) -> "Symbol":
+        from ._combine import multiply, scale
+
+        if isinstance(other, Symbol):
+            return multiply(self, other)
+        return scale(self, other)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Symbol":
+        return self * -1.0
+
+    def __sub__(self, other: "Symbol") -> "Symbol":
+        return self + -other if isinstance(other, Symbol) else NotImplemented
+
+    def __truediv__(self, other: Any) -> "Symbol":
+        return NotImplemented if isinstance(other, Symbol) else self * (1 / other)
+
+    def __repr__(self) -> str:
+        return f"h{self._position} of {len(self._recorder.nodes)} operations"
+
+
+def _number(where: str, value: Any) -> Number:
+    """A Python float, or an array or tracer of shape ()."""
+    if isinstance(value, (bool, str, bytes)) or value is None:
+        raise TypeError(f"{where}: wanted a number, got {value!r}.")
+    if isinstance(value, (int, float)):
+        return float(value)
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{where}: numbers must have shape (), got {jnp.shape(value)}."
+        )
+    if not isinstance(value, jax.Array):
+        value = jnp.asarray(value)
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value * 1.0
+
+
+def emit(operation: Operation, args: Sequence[Symbol], numbers: Sequence[Any]):
+    """Records `operation` on `args` and returns the symbol of its result."""
+    for arg in args:
+        if not isinstance(arg, Symbol):
+            raise TypeError(
+                f"{operation.name}: `h` must be a value of the network being recorded, "
+                f"got {type(arg).__name__}."
+            )
+    return args[0]._recorder.emit(operation, args, numbers)
+
+
+def record(
+    where: str, network: Callable[[Symbol], Symbol], *, infinite: bool
+) -> tuple[Graph, tuple[tuple[Number, ...], ...]]:
+    """Runs `network` once and returns its graph and its numbers."""
+    if not callable(network):
+        raise TypeError(
+            f"{where}: `network` must be a function of one value, "
+            f"got {type(network).__name__}."
+        )
+    recorder = _Recorder(infinite=infinite)
+    output = network(recorder.emit(Input(), (), ()))
+    if not isinstance(output, Symbol) or output._recorder is not recorder:
+        raise TypeError(
+            f"{where}: `network` must return a value made from its argument, "
+            f"got {type(output).__name__}."
+        )
+    return _prune(recorder.nodes, recorder.numbers, output._position)
+
+
+def _prune(nodes, numbers, output):
+    """Drops what the output does not depend on and makes the output the last node."""
+    needed = {output}
+    for i in range(output, -1, -1):
+        if i in needed:
+            needed.update(nodes[i].args)
+    needed.add(0)
+    order = sorted(needed)
+    position = {old: new for new, old in enumerate(order)}
+    kept = tuple(
+        dataclasses.replace(nodes[i], args=tuple(position[j] for j in nodes[i].args))
+        for i in order
+    )
+    return Graph(kept), tuple(numbers[i] for i in order)

@@ -1,0 +1,418 @@
+r"""NNGP and NTK of an architecture at infinite width.
+
+Neal (1996); Lee et al. (arXiv:1711.00165); Matthews et al. (arXiv:1804.11271); Jacot,
+Gabriel and Hongler (arXiv:1806.07572). A `Kernel` holds a graph and its numbers. Moments
+are computed once per example; pairs in tiles that stay in cache, and for a symmetric
+Gram only on and above the diagonal.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import check_rank
+from .._dtypes import at_least_float32, float_dtype
+from .._params import static
+from ._covariance import Covariance, Marginal, Pair, Rules
+from ._gram import Gram
+from ._graph import Graph, Number, Symbol, record
+from ._input import Points, attach, versine_matrix, versine_pairs
+from ._nonlinearity import Nonlinearity
+from ._state import State
+
+# Pairs in a tile: what a CPU core's cache holds, and enough to fill an accelerator.
+_TILE = {"cpu": 2**16}
+_ACCELERATOR_TILE = 2**24
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """An architecture read at infinite width; made by `infinite`.
+
+    A pytree whose leaves are the numbers of the architecture: it may be passed through
+    `jit`, `grad` and `vmap`, and pickled.
+    """
+
+    graph: Graph = static()
+    numbers: tuple[tuple[Number, ...], ...]
+
+    def __call__(
+        self,
+        x1: Float[Array, "n1 features"] | State,
+        x2: Float[Array, "n2 features"] | None = None,
+        *,
+        ntk: bool = True,
+        diagonal: bool = False,
+    ) -> Gram:
+        """Evaluates the kernel.
+
+        Time O(n1 n2 (features + depth)), memory O(n1 n2) for the result and a constant
+        for the rest. For a network without biases whose only nonlinearities are
+        rectifiers, the time does not grow with depth.
+
+        Args:
+            x1: Inputs, or a `State` in which another network ended.
+            x2: Other inputs. `None` means `x1`, whose pairs (i, i) are then one example
+                with itself: dropout masks are shared there.
+            ntk: Whether to compute the NTK too.
+            diagonal: Computes only the pairs `x1[i], x2[i]`.
+
+        Returns:
+            Matrices `(n1, n2)`, or vectors `(n,)` if `diagonal`, in the promoted dtype
+            of the inputs. `ntk` is `None` if it was not asked for.
+
+        Raises:
+            ValueError: if a shape is wrong.
+        """
+        if isinstance(x1, State):
+            state = _from_state("kernel", self, x1, x2, diagonal)
+            return Gram(nngp=state.nngp, ntk=state.ntk if ntk else None)
+        x1, x2, dtype = _inputs("kernel", self.graph, x1, x2, diagonal)
+        evaluate = _diagonal if diagonal else _matrix
+        gram = evaluate(self.graph, self.numbers, x1, x2, ntk=ntk)
+        return jax.tree.map(lambda k: k.astype(dtype), gram)
+
+    def state(
+        self,
+        x1: Float[Array, "n1 features"] | State,
+        x2: Float[Array, "n2 features"] | None = None,
+        *,
+        diagonal: bool = False,
+    ) -> State:
+        """Evaluates the kernel into a `State`, from which another kernel can start.
+
+        Args:
+            x1: As in calling the kernel.
+            x2: As in calling the kernel.
+            diagonal: As in calling the kernel.
+
+        Returns:
+            The covariances at the output, with what keeps them accurate.
+        """
+        if isinstance(x1, State):
+            return _from_state("kernel.state", self, x1, x2, diagonal)
+        x1, x2, _ = _inputs("kernel.state", self.graph, x1, x2, diagonal)
+        return _input_state(self.graph, self.numbers, x1, x2, diagonal=diagonal)
+
+
+def infinite(network: Callable[[Symbol], Symbol]) -> Kernel:
+    """Reads an architecture at infinite width.
+
+    Args:
+        network: A function of one value, made of the operations of this package. It is
+            called once, at once.
+
+    Returns:
+        The kernel. To learn hyper-parameters, close over them inside the loss.
+
+    Raises:
+        ValueError: if an operation has no kernel where it stands; it is named.
+
+    Examples:
+        >>> from jaxarch import kernels as ker
+        >>> kernel = ker.infinite(lambda h: ker.dense(ker.relu(ker.dense(h, 64)), 1))
+        >>> kernel(jnp.ones((2, 3))).ntk.shape
+        (2, 2)
+    """
+    return Kernel(*record("infinite", network, infinite=True))
+
+
+def _inputs(where, graph, x1, x2, diagonal):
+    """Checks the inputs and converts them to the dtype of the computation."""
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is not None:
+            check_rank(where, name, x, 2, "(n, features)")
+    if x2 is not None:
+        if jnp.shape(x1)[1] != jnp.shape(x2)[1]:
+            raise ValueError(
+                f"{where}: `x2` must have the {jnp.shape(x1)[1]} features of `x1`, "
+                f"got {jnp.shape(x2)[1]}."
+            )
+        if diagonal and jnp.shape(x1)[0] != jnp.shape(x2)[0]:
+            raise ValueError(
+                f"{where}: with `diagonal` `x2` must have the {jnp.shape(x1)[0]} "
+                f"examples of `x1`, got {jnp.shape(x2)[0]}."
+            )
+    if jnp.shape(x1)[1] == 0:
+        raise ValueError(f"{where}: `x1` must have at least one feature, got 0.")
+    _refuse_raw(where, graph, False)
+    arrays = [x for x in (x1, x2) if x is not None]
+    dtype = float_dtype(*arrays)
+    work = at_least_float32(dtype)
+    x1 = jnp.asarray(x1).astype(work)
+    return x1, None if x2 is None else jnp.asarray(x2).astype(work), dtype
+
+
+def _refuse_raw(where: str, graph: Graph, gaussian: bool) -> None:
+    for node in graph.nodes:
+        if isinstance(node.operation, Nonlinearity) and not gaussian:
+            if any(graph.nodes[i].value.raw for i in node.args):
+                raise ValueError(
+                    f"{where}: the input of `{node.operation.name}` must be Gaussian, "
+                    "got the data; put a `dense` before it or start from a `State`."
+                )
+
+
+# --- the two passes over a graph -----------------------------------------------------
+
+
+def _cast(numbers, dtype):
+    return jax.tree.map(lambda n: jnp.asarray(n).astype(dtype), numbers)
+
+
+def _features(graph: Graph, features: int | None) -> list[int | None]:
+    widths: list[int | None] = []
+    for node in graph.nodes:
+        args = [widths[i] for i in node.args]
+        widths.append(node.operation.features(*args) if args else features)
+    return widths
+
+
+def _marginals(graph, numbers, first: Marginal, widths) -> tuple[Marginal, ...]:
+    """Moments of every value at each example."""
+    values: list[Marginal] = []
+    for node, own in zip(graph.nodes, numbers, strict=True):
+        args = [values[i] for i in node.args]
+        features = [widths[i] for i in node.args]
+        values.append(
+            node.operation.marginal(own, *args, features=features) if args else first
+        )
+    return tuple(values)
+
+
+def _pairs(
+    graph: Graph,
+    numbers: Sequence[Sequence[Number]],
+    one: Sequence[Marginal],
+    two: Sequence[Marginal],
+    first: Pair,
+    widths: Sequence[int | None],
+    rules: Rules,
+) -> Pair:
+    """Covariance and tangent kernel of the output at each pair of examples."""
+    values: list[Pair] = []
+    for i, (node, own) in enumerate(zip(graph.nodes, numbers, strict=True)):
+        if not node.args:
+            values.append(first)
+            continue
+        pair = node.operation.pair(
+            own,
+            *(Covariance(one[j], two[j], *values[j]) for j in node.args),
+            out1=one[i],
+            out2=two[i],
+            features=[widths[j] for j in node.args],
+            rules=rules,
+        )
+        values.append(pair)
+    return values[-1]
+
+
+def _gram(
+    one: Marginal, two: Marginal, pair: Pair, rules: Rules
+) -> tuple[Array, Array]:
+    nngp = rules.attach(one.root * two.root * (1 - pair.v), pair.slope)
+    return nngp, jnp.broadcast_to(pair.t, nngp.shape).astype(nngp.dtype)
+
+
+def _rules(p1: Points, p2: Points, *, same: bool, outer: bool) -> Rules:
+    def rule(value, factor):
+        return value if factor is None else attach(value, factor, p1.x, p2.x, outer)
+
+    return Rules(same, rule)
+
+
+def _rows(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[..., :, None], tree)
+
+
+def _columns(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[..., None, :], tree)
+
+
+# --- from data -------------------------------------------------------------------------
+
+
+def _prepare(graph, numbers, x1, x2):
+    """Points and marginals of both sides; `x2=None` makes the sides one."""
+    p1 = Points.of(x1)
+    widths = _features(graph, x1.shape[-1])
+    if x2 is None:
+        one = _marginals(graph, numbers, p1.marginal(), widths)
+        return p1, p1, one, one, widths
+    p2 = Points.of(x2)
+    # One pass over both sides: half of the program to compile.
+    joint = jax.tree.map(lambda *a: jnp.concatenate(a), p1.marginal(), p2.marginal())
+    both = _marginals(graph, numbers, joint, widths)
+    n1 = x1.shape[0]
+    one = jax.tree.map(lambda a: a[..., :n1], both)
+    two = jax.tree.map(lambda a: a[..., n1:], both)
+    return p1, p2, one, two, widths
+
+
+def _diagonal_pair(graph, numbers, x1, x2):
+    """Marginals and output of the pairs (i, i)."""
+    p1, p2, one, two, widths = _prepare(graph, numbers, x1, x2)
+    if x2 is None:
+        v, w = jnp.zeros_like(one[0].q), jnp.full_like(one[0].q, 2)
+    else:
+        v, w = versine_pairs(p1.unit, p2.unit)
+    rules = _rules(p1, p2, same=x2 is None, outer=False)
+    # An example with itself has the covariance q, which is smooth as it is.
+    first = Pair(v, w, jnp.zeros_like(v), None if x2 is None else 1.0)
+    pair = _pairs(graph, numbers, one, two, first, widths, rules)
+    return one[-1], two[-1], pair, rules
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "ntk"))
+def _diagonal(graph, numbers, x1, x2, *, ntk) -> Gram:
+    one, two, pair, rules = _diagonal_pair(graph, _cast(numbers, x1.dtype), x1, x2)
+    nngp, tangent = _gram(one, two, pair, rules)
+    return Gram(nngp=nngp, ntk=tangent if ntk else None)
+
+
+def _starts(n: int, size: int) -> tuple[np.ndarray, int]:
+    """Equal intervals that cover `range(n)`; the last two may overlap."""
+    count = -(-n // size)
+    size = -(-n // count)
+    return np.minimum(np.arange(count) * size, n - size), size
+
+
+def _tiles(n1: int, n2: int, symmetric: bool) -> tuple[np.ndarray, int, int]:
+    """Corners `(tiles, 2)` and shape of the tiles to compute."""
+    budget = _TILE.get(jax.default_backend(), _ACCELERATOR_TILE)
+    if symmetric:
+        rows, size = _starts(n1, max(1, int(budget**0.5)))
+        i, j = np.triu_indices(len(rows))
+        return np.stack([rows[i], rows[j]], 1), size, size
+    columns, width = _starts(n2, min(n2, max(1, budget // 32)))
+    rows, height = _starts(n1, max(1, budget // width))
+    corners = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    return corners, height, width
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "ntk"))
+def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
+    """All pairs, in tiles; with `x2=None` those on and above the diagonal."""
+    numbers = _cast(numbers, x1.dtype)
+    symmetric = x2 is None
+    p1, p2, one, two, widths = _prepare(graph, numbers, x1, x2)
+    n1, n2 = p1.x.shape[0], p2.x.shape[0]
+    if n1 == 0 or n2 == 0:
+        empty = jnp.zeros((n1, n2), x1.dtype)
+        return Gram(nngp=empty, ntk=empty if ntk else None)
+    corners, height, width = _tiles(n1, n2, symmetric)
+
+    @jax.checkpoint
+    def tile(row, column):
+        def cut(tree, start, size, axis):
+            return jax.tree.map(
+                lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis), tree
+            )
+
+        q1, q2 = cut(p1, row, height, 0), cut(p2, column, width, 0)
+        m1 = _rows(cut(one, row, height, -1))
+        m2 = _columns(cut(two, column, width, -1))
+        i, j = row + jnp.arange(height), column + jnp.arange(width)
+        v, w = versine_matrix(
+            q1.unit, q2.unit, i[:, None] == j[None, :] if symmetric else None
+        )
+        rules = _rules(q1, q2, same=False, outer=True)
+        first = Pair(v, w, jnp.zeros_like(v), 1.0)
+        pair = _pairs(graph, numbers, m1, m2, first, widths, rules)
+        gram = _gram(m1[-1], m2[-1], pair, rules)
+        return gram[: 1 + ntk], i[None, :] <= j[:, None]
+
+    def step(grams, corner):
+        row, column = corner
+        blocks, above = tile(row, column)
+        put = jax.lax.dynamic_update_slice
+        grams = [put(k, b, (row, column)) for k, b in zip(grams, blocks, strict=True)]
+        if symmetric:  # mirror, but never onto a pair above the diagonal
+            for index, k in enumerate(grams):
+                block = jax.lax.dynamic_slice(k, (row, column), (height, width))
+                there = jax.lax.dynamic_slice(k, (column, row), (width, height))
+                mirror = jnp.where(above, block.T, there)
+                grams[index] = put(k, mirror, (column, row))
+        return tuple(grams), None
+
+    # Every entry is overwritten; a product has the sharding of both inputs.
+    start = one[-1].root[:, None] * two[-1].root[None, :]
+    grams, _ = jax.lax.scan(step, (start,) * (1 + ntk), jnp.asarray(corners))
+    if symmetric:
+        own = _gram(*_diagonal_pair(graph, numbers, x1, None))
+        index = jnp.arange(n1)
+        grams = [
+            k.at[index, index].set(d)
+            for k, d in zip(grams, own[: 1 + ntk], strict=True)
+        ]
+    return Gram(nngp=grams[0], ntk=grams[1] if ntk else None)
+
+
+# --- states ------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "diagonal"))
+def _input_state(graph, numbers, x1, x2, *, diagonal) -> State:
+    numbers = _cast(numbers, x1.dtype)
+    same = x2 is None
+    value, features = graph.nodes[-1].value, _features(graph, x1.shape[-1])[-1]
+    if diagonal:
+        one, two, pair, _ = _diagonal_pair(graph, numbers, x1, x2)
+        return State.of(one, two, pair, value.gaussian, features, same)
+    p1, p2, one, two, widths = _prepare(graph, numbers, x1, x2)
+    mask = jnp.eye(x1.shape[0], dtype=bool) if same else None
+    v, w = versine_matrix(p1.unit, p2.unit, mask)
+    rules = _rules(p1, p2, same=False, outer=True)
+    first = Pair(v, w, jnp.zeros_like(v), 1.0)
+    pair = _pairs(graph, numbers, _rows(one), _columns(two), first, widths, rules)
+    if same:
+        pair = _with_diagonal(pair, _diagonal_pair(graph, numbers, x1, None)[2])
+    return State.of(one[-1], two[-1], pair, value.gaussian, features, same)
+
+
+def _with_diagonal(pair: Pair, own: Pair) -> Pair:
+    index = jnp.arange(pair.v.shape[0])
+
+    def put(matrix, vector):
+        return jnp.asarray(matrix).at[index, index].set(vector)
+
+    w = None if pair.w is None else put(pair.w, 2.0 if own.w is None else own.w)
+    return Pair(put(pair.v, own.v), w, put(pair.t, own.t))
+
+
+def _from_state(where, kernel: Kernel, state: State, x2, diagonal: bool) -> State:
+    if x2 is not None or diagonal:
+        raise ValueError(
+            f"{where}: `x2` and `diagonal` must be left out with a `State`, which says "
+            f"itself which pairs it holds, got x2={type(x2).__name__}, {diagonal=}."
+        )
+    _refuse_raw(where, kernel.graph, state.gaussian)
+    return _advance(kernel.graph, kernel.numbers, state)
+
+
+@functools.partial(jax.jit, static_argnames=("graph",))
+def _advance(graph, numbers, state: State) -> State:
+    numbers = _cast(numbers, state.v.dtype)
+    widths = _features(graph, state.features)
+    one = _marginals(graph, numbers, Marginal.of(state.moment1, state.mean1), widths)
+    two = _marginals(graph, numbers, Marginal.of(state.moment2, state.mean2), widths)
+    first = Pair(state.v, state.w, state.ntk)
+    plain = state.v.ndim == 1
+    sides = (one, two) if plain else (_rows(one), _columns(two))
+    rules = Rules(state.same and plain, lambda value, factor: value)
+    pair = _pairs(graph, numbers, *sides, first, widths, rules)
+    if state.same and not plain:
+        first = jax.tree.map(jnp.diagonal, first)
+        rules = Rules(True, rules.attach)
+        pair = _with_diagonal(
+            pair, _pairs(graph, numbers, one, two, first, widths, rules)
+        )
+    gaussian = graph.nodes[-1].value.gaussian
+    return State.of(one[-1], two[-1], pair, gaussian, widths[-1], state.same)

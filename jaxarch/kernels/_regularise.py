@@ -1,0 +1,140 @@
+"""Layer normalisation and dropout.
+
+Ba, Kiros and Hinton, *Layer Normalization* (arXiv:1607.06450); Srivastava et al.,
+*Dropout* (JMLR 15, 2014). Their kernels are those of infinite width, where the mean and
+the variance over features are those of the law.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._angle import safe_reciprocal
+from ._covariance import Covariance, Marginal, Pair, centred_weights, gap, relative
+from ._graph import Number, Operation, Symbol, Value, emit
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm(Operation):
+    """Rules of `layer_norm`."""
+
+    name = "layer_norm"
+    numbers = ("eps",)
+
+    def infer(self, *args: Value) -> Value:
+        """The mean over features goes; that of each coordinate only if all agree."""
+        (h,) = args
+        return dataclasses.replace(h, centred=h.centred or not h.mixed, raw=False)
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """$c / (c + \\epsilon)$ with the variance $c = q - m^2$."""
+        (h,), (eps,) = args, numbers
+        if h.mean is None:
+            out = Marginal.of(h.q / (h.q + eps))
+            return out._replace(weights=(jax.lax.rsqrt(h.q + eps),))
+        variance = jnp.maximum(h.q - h.mean**2, 0)
+        out = Marginal.of(variance / (variance + eps), jnp.zeros_like(h.mean))
+        centred, mean = centred_weights(h)
+        return out._replace(
+            weights=(
+                jax.lax.rsqrt(variance + eps),
+                centred,
+                mean,
+                safe_reciprocal(centred),
+            )
+        )
+
+    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+        """The cosine of the centred parts."""
+        (h,) = args
+        scale = out1.weights[0] * out2.weights[0]
+        if len(out1.weights) == 1:
+            v, w = h.v, h.w
+        else:
+            _, c1, m1, inverse1 = out1.weights
+            _, c2, m2, inverse2 = out2.weights
+            v = (h.v - gap([(c1, c2), (m1, m2)])) * inverse1 * inverse2
+            w = 2 - v
+        slope = None if h.slope is None else h.slope * scale
+        v, w, slope = relative(out1, out2, v, w, slope, rules)
+        return Pair(v, w, h.t * scale, slope)
+
+    def apply(self, numbers, params, *args: Array, key):
+        """Subtracts the mean and divides by the standard deviation."""
+        (x,), (eps,) = args, numbers
+        centred = x - x.mean()
+        return centred * jax.lax.rsqrt((centred**2).mean() + eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout(Operation):
+    """Rules of `dropout`."""
+
+    name = "dropout"
+    numbers = ("rate",)
+
+    def infer(self, *args: Value) -> Value:
+        """The mask is a source of its own, and no mixture with 0 is Gaussian."""
+        return dataclasses.replace(args[0], gaussian=False, raw=False)
+
+    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+        """$q / (1 - p)$."""
+        (h,), (rate,) = args, numbers
+        return Marginal.of(h.q / (1 - rate), h.mean)
+
+    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+        """Two examples have independent masks; an example has one with itself."""
+        (h,), (rate,) = args, numbers
+        if rules.same:
+            return Pair(h.v, h.w, h.t / (1 - rate), h.slope)
+        v = rate + (1 - rate) * h.v
+        w = None if h.w is None else rate + (1 - rate) * h.w
+        return Pair(v, w, h.t, h.slope)
+
+    def apply(self, numbers, params, *args: Array, key):
+        """Drops each coordinate with probability `rate`; without a key, none."""
+        (x,), (rate,) = args, numbers
+        if key is None:
+            return x
+        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(keep, x / (1 - rate), 0)
+
+
+def layer_norm(h: Symbol, *, eps: Number = 1e-12) -> Symbol:
+    r"""Layer normalisation over features, without trained scale and shift.
+
+    $$k' = \frac{k - m m'}{\sqrt{(c + \epsilon)(c' + \epsilon)}}, \qquad
+      t' = \frac{t}{\sqrt{(c + \epsilon)(c' + \epsilon)}}, \qquad c = q - m^2.$$
+
+    Args:
+        h: Any value; a Gaussian one stays Gaussian.
+        eps: Added to the variance.
+
+    Returns:
+        A value of mean 0 and variance 1 over its features.
+    """
+    return emit(LayerNorm(), [h], [eps])
+
+
+def dropout(h: Symbol, *, rate: Number) -> Symbol:
+    r"""Dropout in training: each coordinate is 0 with probability `rate`.
+
+    Others are divided by $1 - p$. Only an example paired with itself feels it:
+    $k' = k / (1 - p)$ and $t' = t / (1 - p)$ there. Such pairs are the diagonal of
+    `kernel(x)`, and `kernel(x, diagonal=True)`.
+
+    Args:
+        h: Any value.
+        rate: $p$, the probability to DROP, in [0, 1).
+
+    Returns:
+        A value that is not Gaussian.
+
+    Raises:
+        ValueError: if `rate` is a number outside [0, 1).
+    """
+    if isinstance(rate, (int, float)) and not 0 <= rate < 1:
+        raise ValueError(f"dropout: `rate` must be in [0, 1), got {rate}.")
+    return emit(Dropout(), [h], [rate])

@@ -1,0 +1,70 @@
+"""Builds a network from the nested lists in which the golden file writes one."""
+
+from jaxarch import kernels as ker
+
+_NONLINEARITIES = {
+    "Relu": ker.relu,
+    "Abs": ker.absolute,
+    "LeakyRelu": ker.leaky_relu,
+    "ABRelu": ker.abrelu,
+    "Erf": ker.erf,
+    "Sigmoid_like": ker.sigmoid_like,
+    "Gelu": ker.gelu,
+    "Sin": ker.sin,
+    "Cos": ker.cos,
+    "Rbf": ker.rbf,
+    "Gaussian": ker.gaussian,
+    "Exp": ker.exp,
+    "ExpNormalized": ker.exp_normalized,
+    "Gabor": ker.gabor,
+    "Sign": ker.sign,
+    "Hermite": ker.hermite,
+    "Monomial": ker.monomial,
+    "RectifiedMonomial": ker.rectified_monomial,
+    "LayerNorm": ker.layer_norm,
+}
+
+
+def _layer(name, options, h):
+    if name == "Dense":
+        options = dict(options)
+        return ker.dense(h, options.pop("out_dim"), **options)
+    if name == "W_std":
+        raise AssertionError
+    if name == "Polynomial":
+        return ker.polynomial(h, options["coef"])
+    if name == "ElementwiseNumerical":
+        return getattr(ker, options["fn"])(h)
+    if name == "Dropout":
+        return ker.dropout(h, rate=1 - options["rate"])
+    if name == "Identity":
+        return h
+    return _NONLINEARITIES[name](h, **options)
+
+
+def build(architecture, h):
+    """Applies a golden architecture to `h`, a value or a list of branches."""
+    name, *rest = architecture
+    if name == "serial":
+        for layer in rest:
+            h = build(layer, h)
+        return h
+    if name == "parallel":
+        return [build(branch, x) for branch, x in zip(rest, h, strict=True)]
+    options = rest[0] if rest else {}
+    if name == "FanOut":
+        return [h] * options["num"]
+    if name == "FanInSum":
+        return sum(h[1:], start=h[0])
+    if name == "FanInProd":
+        product = h[0]
+        for factor in h[1:]:
+            product = product * factor
+        return product
+    if name == "FanInConcat":
+        return ker.concatenate(h)
+    options = {
+        {"W_std": "w_std"}.get(k, k): tuple(v) if k == "s" else v
+        for k, v in options.items()
+    }
+    return _layer(name, options, h)
