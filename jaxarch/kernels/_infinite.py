@@ -240,25 +240,30 @@ def _columns(tree: Any) -> Any:
 
 
 def _prepare(graph, numbers, x1, x2):
-    """Points and marginals of both sides; `x2=None` makes the sides one."""
+    """Points of both sides, and the marginals of their union, for one program does."""
     p1 = Points.of(x1)
     widths = _features(graph, x1.shape[-1])
     if x2 is None:
-        one = _marginals(graph, numbers, p1.marginal(), widths)
-        return p1, p1, one, one, widths
+        return p1, p1, _marginals(graph, numbers, p1.marginal(), widths), widths
     p2 = Points.of(x2)
-    # One pass over both sides: half of the program to compile.
-    joint = jax.tree.map(lambda *a: jnp.concatenate(a), p1.marginal(), p2.marginal())
-    both = _marginals(graph, numbers, joint, widths)
-    n1 = x1.shape[0]
-    one = jax.tree.map(lambda a: a[..., :n1], both)
-    two = jax.tree.map(lambda a: a[..., n1:], both)
-    return p1, p2, one, two, widths
+    first = jax.tree.map(lambda *a: jnp.concatenate(a), p1.marginal(), p2.marginal())
+    return p1, p2, _marginals(graph, numbers, first, widths), widths
+
+
+def _sides(marginals, n1: int, same: bool):
+    """Splits what `_prepare` joined."""
+    if same:
+        return marginals, marginals
+    return (
+        jax.tree.map(lambda a: a[..., :n1], marginals),
+        jax.tree.map(lambda a: a[..., n1:], marginals),
+    )
 
 
 def _diagonal_pair(graph, numbers, x1, x2):
     """Marginals and output of the pairs (i, i)."""
-    p1, p2, one, two, widths = _prepare(graph, numbers, x1, x2)
+    p1, p2, marginals, widths = _prepare(graph, numbers, x1, x2)
+    one, two = _sides(marginals, x1.shape[0], x2 is None)
     if x2 is None:
         v, w = jnp.zeros_like(one[0].q), jnp.full_like(one[0].q, 2)
     else:
@@ -302,7 +307,7 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
     """All pairs, in tiles; with `x2=None` those on and above the diagonal."""
     numbers = _cast(numbers, x1.dtype)
     symmetric = x2 is None
-    p1, p2, one, two, widths = _prepare(graph, numbers, x1, x2)
+    p1, p2, marginals, widths = _prepare(graph, numbers, x1, x2)
     n1, n2 = p1.x.shape[0], p2.x.shape[0]
     if n1 == 0 or n2 == 0:
         empty = jnp.zeros((n1, n2), x1.dtype)
@@ -317,8 +322,9 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
             )
 
         q1, q2 = cut(p1, row, height, 0), cut(p2, column, width, 0)
-        m1 = _rows(cut(one, row, height, -1))
-        m2 = _columns(cut(two, column, width, -1))
+        shift = 0 if symmetric else n1
+        m1 = _rows(cut(marginals, row, height, -1))
+        m2 = _columns(cut(marginals, shift + column, width, -1))
         i, j = row + jnp.arange(height), column + jnp.arange(width)
         v, w = versine_matrix(
             q1.unit, q2.unit, i[:, None] == j[None, :] if symmetric else None
@@ -343,7 +349,8 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
         return tuple(grams), None
 
     # Every entry is overwritten; a product has the sharding of both inputs.
-    start = one[-1].root[:, None] * two[-1].root[None, :]
+    one, two = _sides(marginals[-1], n1, symmetric)
+    start = one.root[:, None] * two.root[None, :]
     grams, _ = jax.lax.scan(step, (start,) * (1 + ntk), jnp.asarray(corners))
     if symmetric:
         own = _gram(*_diagonal_pair(graph, numbers, x1, None))
@@ -366,7 +373,8 @@ def _input_state(graph, numbers, x1, x2, *, diagonal) -> State:
     if diagonal:
         one, two, pair, _ = _diagonal_pair(graph, numbers, x1, x2)
         return State.of(one, two, pair, value.gaussian, features, same)
-    p1, p2, one, two, widths = _prepare(graph, numbers, x1, x2)
+    p1, p2, marginals, widths = _prepare(graph, numbers, x1, x2)
+    one, two = _sides(marginals, x1.shape[0], same)
     mask = jnp.eye(x1.shape[0], dtype=bool) if same else None
     v, w = versine_matrix(p1.unit, p2.unit, mask)
     rules = _rules(p1, p2, same=False, outer=True)
