@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# Error of the fits: below 3e-9 and 2e-16.
-_DEGREE = {4: 9, 8: 21}
+# Degrees of P and Q by size of the float; the fits are good to 2e-8 and 1e-16.
+_DEGREE = {4: (7, 6), 8: (21, 20)}
 
 
 def _exact(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,12 +42,11 @@ def _exact(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _coefficients(itemsize: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Coefficients of P and Q in powers of $4z - 1$, highest first."""
-    degree = _DEGREE[itemsize]
     y = np.cos(np.pi * (np.arange(64) + 0.5) / 64)
     chebyshev = np.polynomial.chebyshev
     return tuple(
         tuple(map(float, chebyshev.cheb2poly(chebyshev.chebfit(y, f, degree))[::-1]))
-        for f in _exact((y + 1) / 4)
+        for f, degree in zip(_exact((y + 1) / 4), _DEGREE[itemsize], strict=True)
     )  # pyright: ignore[reportReturnType]
 
 
@@ -59,43 +58,64 @@ def _horner(coefficients: tuple[float, ...], y: Array) -> Array:
 
 
 @jax.custom_jvp
+def half_angle(
+    v: Float[Array, "..."],
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    r"""Returns $\sin(\theta/2) = \sqrt{v/2}$, and `v` again as its square.
+
+    XLA takes a root for expensive: it keeps it, and recomputes all cheap arithmetic
+    wherever it is used. Layers that start from their root and from `v` as its square
+    therefore cost O(depth); from `v` itself each would go back to the first, O(depth^2).
+    """
+    half = jnp.sqrt(jnp.maximum(v, 0) / 2)
+    return half, 2 * half * half
+
+
+@half_angle.defjvp
+def _half_angle_jvp(primals, tangents):
+    (v,), (dv,) = primals, tangents
+    half, v = half_angle(v)
+    return (half, v), (dv * safe_reciprocal(4 * half), dv)
+
+
+@jax.custom_jvp
 def angle(
-    v: Float[Array, "..."], w: Float[Array, "..."] | None = None
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    r"""Returns $\theta$, $J = \sin\theta - \theta\cos\theta$ and $1 - \cos\theta$.
+    v: Float[Array, "..."],
+    w: Float[Array, "..."] | None = None,
+    half: Float[Array, "..."] | None = None,
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    r"""Returns $\theta$ and $J = \sin\theta - \theta\cos\theta$.
 
     The derivative of $J$ in $v$ is $\theta$, finite everywhere. That of $\theta$ is
     $1/\sin\theta$; where the sine is zero the subgradient 0 is taken.
 
-    The third result is `v` again, but from $\sqrt z$, as the others are. XLA keeps the
-    roots of every layer (it takes a root for expensive) and recomputes all the rest from
-    them wherever it is used; from `v` itself it would go back to the first layer.
-
     Args:
         v: $1 - \cos\theta$, any shape, in float32 or float64.
         w: $1 + \cos\theta$, same shape; `None` says that no cosine is negative.
+        half: $\sin(\theta/2)$ where it is known.
 
     Returns:
-        $\theta$ in $[0, \pi]$, $J$ and $v$, in the shape and dtype of `v`.
+        $\theta$ in $[0, \pi]$ and $J$, in the shape and dtype of `v`.
     """
     p, q = _coefficients(v.dtype.itemsize)
-    root = jnp.sqrt(jnp.maximum(v if w is None else jnp.minimum(v, w), 0) / 2)
+    root = half_angle(v)[0] if half is None else half
+    if w is not None:
+        obtuse = v > 1
+        root = jnp.where(obtuse, jnp.sqrt(jnp.maximum(w, 0) / 2), root)
     z = root * root
     y = 4 * z - 1
     theta, j = 2 * root * _horner(p, y), 2 * root * z * _horner(q, y)
     if w is None:
-        return theta, j, 2 * z
-    obtuse = v > 1
+        return theta, j
     theta = jnp.where(obtuse, math.pi - theta, theta)
-    j = jnp.where(obtuse, math.pi * (1 - 2 * z) + j, j)
-    return theta, j, jnp.where(obtuse, 2 - 2 * z, 2 * z)
+    return theta, jnp.where(obtuse, math.pi * (1 - 2 * z) + j, j)
 
 
 @angle.defjvp
 def _angle_jvp(primals, tangents):
-    v, w = primals
-    dv, dw = tangents
-    theta, j, v = angle(v, w)
+    v, w, half = primals
+    dv, dw, _ = tangents
+    theta, j = angle(v, w, half)
     if w is None:
         w = 2 - v
     else:  # dw = -dv; near pi the tangent of w is the accurate one
@@ -103,13 +123,20 @@ def _angle_jvp(primals, tangents):
     square = v * w
     regular = square > 0
     inverse_sine = jnp.where(regular, jax.lax.rsqrt(jnp.where(regular, square, 1)), 0)
-    return (theta, j, v), (inverse_sine * dv, theta * dv, dv)
+    return (theta, j), (inverse_sine * dv, theta * dv)
 
 
+@jax.custom_jvp
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Square root of `max(x, 0)` whose derivative at 0 is 0 and not infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    root = safe_sqrt(x)
+    return root, dx * safe_reciprocal(2 * root)
 
 
 def safe_reciprocal(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -25,7 +25,7 @@ def _arctan(c: Array, e: Array) -> Array:
     r"""$\mathrm{atan2}(c, \sqrt e)$ for $e > 0$, without the library's slow `atan2`."""
     r = jnp.sqrt(c**2 + e)
     small = e / (r * (r + jnp.abs(c)))  # 1 - |cos|
-    theta, _, _ = angle(
+    theta, _ = angle(
         jnp.where(c >= 0, small, 2 - small), jnp.where(c >= 0, 2 - small, small)
     )
     return math.pi / 2 - theta

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._angle import safe_reciprocal, safe_sqrt
+from ._angle import half_angle, safe_reciprocal, safe_sqrt
 
 
 class Marginal(NamedTuple):
@@ -35,9 +35,14 @@ class Marginal(NamedTuple):
 
     @classmethod
     def of(cls, q: Array, mean: Array | None = None, weights: tuple[Array, ...] = ()):
-        """Completes the roots; `q` is squared again, see `angle` for the reason."""
+        """Completes the roots."""
         root = safe_sqrt(q)
-        return cls(root * root, root, safe_reciprocal(root), mean, weights)
+        return cls(q, root, safe_reciprocal(root), mean, weights)
+
+    @classmethod
+    def from_root(cls, root: Array, mean: Array | None = None):
+        """Completes the square."""
+        return cls(root * root, root, safe_reciprocal(root), mean)
 
 
 class Pair(NamedTuple):
@@ -51,6 +56,12 @@ class Pair(NamedTuple):
     w: Array | None
     t: Array | float
     slope: Array | float | None = None
+    half: Array | None = None  # sqrt(v / 2), where a nonlinearity may want it
+
+    def rooted(self) -> "Pair":
+        """Adds `half`; see `half_angle`."""
+        half, v = half_angle(self.v)
+        return self._replace(v=v, half=half)
 
 
 class Covariance(NamedTuple):
@@ -62,6 +73,7 @@ class Covariance(NamedTuple):
     w: Array | None
     t: Array | float
     slope: Array | float | None
+    half: Array | None
 
     @property
     def norm(self) -> Array:

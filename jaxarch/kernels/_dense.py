@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._checks import check_option, check_positive
 from .._params import params
+from ._angle import half_angle
 from ._covariance import Covariance, Marginal, Pair, Rules, direct_sum, relative
 from ._graph import Number, Operation, Symbol, Value, emit
 
@@ -75,9 +77,11 @@ class Dense(Operation):
         """$q = w^2 q + b^2$."""
         (h,) = args
         w_std, b_std, _ = self._split(numbers)
-        q = w_std**2 * h.q + b_std**2
-        out = Marginal.of(q)
-        return out._replace(weights=(w_std * h.root * out.inverse, b_std * out.inverse))
+        scaled = w_std * h.root  # and not q: see `half_angle` for the reason
+        if not self.bias:
+            return Marginal.from_root(jnp.abs(scaled))
+        out = Marginal.of(scaled**2 + b_std**2)
+        return out._replace(weights=(scaled * out.inverse, b_std * out.inverse))
 
     def pair(
         self,
@@ -91,12 +95,13 @@ class Dense(Operation):
         """$k' = w^2 k + b^2$, with the tangent kernel of the parameterisation."""
         (h,) = args
         w_std, _, learning_rate = self._split(numbers)
-        parts = [(out1.weights[0], out2.weights[0], h.v, h.w)]
+        v, w = h.v, h.w
         if self.bias:
-            parts.append((out1.weights[1], out2.weights[1], 0.0, 2.0))
-        v, w = direct_sum(parts)
+            (h1, b1), (h2, b2) = out1.weights, out2.weights
+            v, w = direct_sum([(h1, h2, v, w), (b1, b2, 0.0, 2.0)])
         slope = None if h.slope is None else w_std**2 * h.slope
         v, w, slope = relative(out1, out2, v, w, slope, rules)
+        half, v = half_angle(v)
         if self.parameterization == "ntk":
             own = rules.attach(out1.root * out2.root * (1 - v), slope)
         else:
@@ -107,7 +112,7 @@ class Dense(Operation):
                 )
             scale = features[0] / self.s[0]
             own = scale * rules.attach(h.k, h.slope) + (1.0 if self.bias else 0.0)
-        return Pair(v, w, learning_rate * own + w_std**2 * h.t, slope)
+        return Pair(v, w, learning_rate * own + w_std**2 * h.t, slope, half)
 
     def init(self, key, numbers, widths, dtype) -> DenseParams:
         """Standard normal; in the standard parameterisation already scaled."""

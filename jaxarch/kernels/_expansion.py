@@ -65,7 +65,7 @@ def _coefficients(f: Callable, root: Array) -> tuple[Array, Array, Array]:
     """Coefficients `(terms, n)`, second moment and the share of it that they miss."""
     z, weight, table = _hermite_rule()
     dtype = root.dtype
-    values = f(root[..., None] * jnp.asarray(z, dtype))
+    values = f(jnp.multiply.outer(root, jnp.asarray(z, dtype)))
     a = jnp.matmul(values, jnp.asarray(table, dtype), precision="highest")
     second = jnp.matmul(values**2, jnp.asarray(weight, dtype), precision="highest")
     missed = second - (a**2).sum(-1)

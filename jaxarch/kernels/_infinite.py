@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 from .._checks import check_rank
 from .._dtypes import at_least_float32, float_dtype
 from .._params import static
+from ._angle import angle
+from ._angular import angular_series, evaluate_series, num_terms
 from ._covariance import Covariance, Marginal, Pair, Rules
 from ._gram import Gram
 from ._graph import Graph, Number, Symbol, record
@@ -210,7 +212,9 @@ def _pairs(
             features=[widths[j] for j in node.args],
             rules=rules,
         )
-        values.append(pair)
+        values.append(
+            pair.rooted() if node.value.gaussian and pair.half is None else pair
+        )
     return values[-1]
 
 
@@ -313,6 +317,16 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
         empty = jnp.zeros((n1, n2), x1.dtype)
         return Gram(nngp=empty, ntk=empty if ntk else None)
     corners, height, width = _tiles(n1, n2, symmetric)
+    shift = 0 if symmetric else n1  # of the second side in `marginals`
+    if terms := num_terms(graph, x1.dtype.itemsize):
+        series, slopes = angular_series(
+            graph,
+            numbers,
+            terms,
+            x1.dtype,
+            lambda *args: _marginals(*args, widths),
+            lambda g, n, m, *rest: _pairs(g, n, m, m, rest[0], widths, rest[1]),
+        )
 
     @jax.checkpoint
     def tile(row, column):
@@ -322,17 +336,25 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
             )
 
         q1, q2 = cut(p1, row, height, 0), cut(p2, column, width, 0)
-        shift = 0 if symmetric else n1
-        m1 = _rows(cut(marginals, row, height, -1))
-        m2 = _columns(cut(marginals, shift + column, width, -1))
         i, j = row + jnp.arange(height), column + jnp.arange(width)
         v, w = versine_matrix(
             q1.unit, q2.unit, i[:, None] == j[None, :] if symmetric else None
         )
         rules = _rules(q1, q2, same=False, outer=True)
-        first = Pair(v, w, jnp.zeros_like(v), 1.0)
-        pair = _pairs(graph, numbers, m1, m2, first, widths, rules)
-        gram = _gram(m1[-1], m2[-1], pair, rules)
+        if terms:
+            root1 = _rows(cut(marginals[0].root, row, height, -1))
+            root2 = _columns(cut(marginals[0].root, shift + column, width, -1))
+            theta, _ = angle(v, w)
+            gram = [
+                rules.attach(root1 * root2 * evaluate_series(c, theta), slope)
+                for c, slope in zip(series, slopes, strict=True)
+            ]
+        else:
+            m1 = _rows(cut(marginals, row, height, -1))
+            m2 = _columns(cut(marginals, shift + column, width, -1))
+            first = Pair(v, w, jnp.zeros_like(v), 1.0)
+            pair = _pairs(graph, numbers, m1, m2, first, widths, rules)
+            gram = _gram(m1[-1], m2[-1], pair, rules)
         return gram[: 1 + ntk], i[None, :] <= j[:, None]
 
     def step(grams, corner):

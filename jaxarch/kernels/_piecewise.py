@@ -98,9 +98,9 @@ class PiecewiseExponential(Nonlinearity):
     def dual(self, numbers, h):
         """Sectors $(+,+)$ in closed form, $(+,-)$, $(-,+)$ and $(-,-)$ by quadrature."""
         alpha, scale = self._constants(numbers)
-        theta, j, v = angle(h.v, h.w)
+        theta, j = angle(h.v, h.w, h.half)
         root1, root2 = h.one.root, h.two.root
-        positive = math.pi * (1 - v) + j  # sin + (pi - theta) cos
+        positive = math.pi * (1 - h.v) + j  # sin + (pi - theta) cos
         nodes, weights = np.polynomial.legendre.leggauss(_NODES[theta.dtype.itemsize])
 
         def mixed(above, below):

@@ -49,7 +49,8 @@ class Rectifier(Nonlinearity):
         a, b = self._slopes(numbers)
         (h,) = args
         mean = (b - a) / math.sqrt(2 * math.pi) * h.root
-        return Marginal.of((a**2 + b**2) / 2 * h.q, mean)
+        scale = jnp.sqrt(jnp.asarray((a**2 + b**2) / 2, h.root.dtype))
+        return Marginal.from_root(scale * h.root, mean)
 
     def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
         """The formulas of the module, which lose no digit near the diagonal."""
@@ -57,11 +58,11 @@ class Rectifier(Nonlinearity):
         (h,) = args
         s = (a**2 + b**2) / 2
         r = (a - b) ** 2 / (2 * math.pi * s)
-        theta, j, v = angle(h.v, h.w)
-        w = None if self.label in _CONSTANTS else (2 - v if h.w is None else h.w) + r * j
+        theta, j = angle(h.v, h.w, h.half)
+        w = None if self.label in _CONSTANTS else h.complement + r * j
         # Where u is 0, |u| has the subgradient 0 and the odd part of f its slope.
         slope = None if h.slope is None else h.slope * ((a + b) / 2) ** 2
-        return Pair(v - r * j, w, h.t * (s - s * r * theta), slope)
+        return Pair(h.v - r * j, w, h.t * (s - s * r * theta), slope)
 
     def apply(self, numbers, params, *args: Array, key) -> Array:
         """The map."""
@@ -91,7 +92,7 @@ class Sign(Nonlinearity):
 
     def dual(self, numbers, h):
         """$1 - 2\\theta/\\pi$; the derivative of the map is zero almost everywhere."""
-        theta, _, _ = angle(h.v, h.w)
+        theta, _ = angle(h.v, h.w, h.half)
         return 1 - theta * (2 / math.pi), jnp.zeros_like(theta)
 
     def apply(self, numbers, params, *args: Array, key) -> Array:
@@ -148,7 +149,7 @@ class RectifiedMonomial(Nonlinearity):
     def dual(self, numbers, h):
         """$n^k J_k / 2\\pi$ and $k^2 n^{k-1} J_{k-1} / 2\\pi$."""
         k = self.degree
-        theta, _, _ = angle(h.v, h.w)
+        theta, _ = angle(h.v, h.w, h.half)
         sine, cosine = safe_sqrt(h.v * h.complement), 1 - h.v
 
         def j(degree):
