@@ -9,7 +9,7 @@ and $\dot F$ is the same sum for $f'$. A sum of $K$ terms is off by at most
 $\sqrt{R(q_1) R(q_2)}$, where $R(q) = \mathbb E f^2 - \sum_{k<K} a_k^2$ is known: this is
 the error estimate. How many terms matter depends on the variances (tanh needs 65, 225
 and 813 for 1e-10 at variance 1, 4 and 16), so the sum runs in blocks, and those below
-rounding are skipped. What 1024 terms cannot represent is NaN, never a wrong number.
+rounding are skipped. What 1536 terms cannot represent is NaN, never a wrong number.
 
 The coefficients are trapezoid sums, which converge geometrically here; Gauss-Hermite
 weights from eigenvectors break down beyond 64 nodes.
@@ -29,7 +29,7 @@ from ._angle import safe_sqrt
 from ._graph import Symbol, emit
 from ._nonlinearity import Nonlinearity
 
-_TERMS = 1024
+_TERMS = 1536
 _BLOCK = 32
 _RANGE = 14.0
 _NODES = 801
@@ -160,7 +160,7 @@ def elementwise_error(fn: Callable[[Array], Array], variance) -> Array:
         variance: Variance of its Gaussian argument, any shape.
 
     Returns:
-        The share $1 - \sum_k a_k^2 / \mathbb E f^2$ of the second moment that 1024
+        The share $1 - \sum_k a_k^2 / \mathbb E f^2$ of the second moment that 1536
         Hermite coefficients miss, or that of $f'$ if it is larger, in the shape of
         `variance`. It bounds the relative error of $F$ (of $\dot F$). A value near
         rounding is 0 for all purposes.
@@ -183,7 +183,7 @@ def _refuse_rough(fn: Callable, label: str) -> None:
     tolerance = _tolerance(jnp.float32)
     if not error < tolerance:
         raise ValueError(
-            f"elementwise: `fn` must be smooth: 1024 Hermite terms of {label} or of its "
+            f"elementwise: `fn` must be smooth: 1536 Hermite terms of {label} or of its "
             f"derivative must miss less than {tolerance:.0e} of its second moment at "
             f"variance 1, got {error:.1e}. Write kinks with `abrelu`."
         )
@@ -195,7 +195,7 @@ def elementwise(
     r"""Any smooth function of one number, by its Hermite expansion.
 
     Time is O(K) per pair, with K the terms that are not below rounding. The error is
-    1e-10 and better while the terms suffice (tanh: up to variance 16); where the 1024
+    1e-10 and better while the terms suffice (tanh: up to variance 16); where the 1536
     terms miss more than 1e-8 of the second moment (1e-4 in float32), at large variances
     or for a function with a kink, the kernel is NaN. `elementwise_error` estimates it.
 

@@ -93,7 +93,8 @@ class PiecewiseExponential(Nonlinearity):
         twice = _erfcx(root * math.sqrt(2)) / 2
         second = q / 2 + alpha**2 * (twice - 2 * once + 0.5)
         mean = root / math.sqrt(2 * math.pi) + alpha * (once - 0.5)
-        return scale**2 * second, scale * mean, ()
+        # At variance 0 rounding leaves -1e-16, whose root would be NaN.
+        return scale**2 * jnp.maximum(second, 0), scale * mean, ()
 
     def dual(self, numbers, h):
         """Sectors $(+,+)$ in closed form, $(+,-)$, $(-,+)$ and $(-,-)$ by quadrature."""

@@ -7,6 +7,7 @@ of the two arguments is zero.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -134,8 +135,11 @@ _Z = np.arange(-224, 225) / 14
 _DENSITY = np.exp(-(_Z**2) / 2) / np.sqrt(2 * np.pi) / 14
 
 
+_unit_legendre = functools.cache(np.polynomial.legendre.leggauss)
+
+
 def _legendre(nodes, low, high):
-    x, weight = np.polynomial.legendre.leggauss(nodes)
+    x, weight = _unit_legendre(nodes)
     return low + (high - low) * (x + 1) / 2, weight * (high - low) / 2
 
 

@@ -114,12 +114,10 @@ def test_quadrature_float32(name):
 
 
 def test_exp_relative():
-    """Every value to 1e-10 of itself, though they span 14 decades."""
-    f, fd, *_ = evaluate(ker.exp, PAIRS)
-    m = MAPS["exp"]()
-    want = [dual(m.f, *pair, kinked=False) for pair in PAIRS]
-    np.testing.assert_allclose(f, want, rtol=1e-10)
-    np.testing.assert_allclose(fd, want, rtol=1e-10)
+    """The derivative kernel to 1e-10 of itself, though it spans 14 decades."""
+    _, got, *_ = evaluate(ker.exp, PAIRS)
+    want = [dual(np.exp, *pair, kinked=False) for pair in PAIRS]
+    np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
 def test_gaussian_of_positive_exponent():
@@ -189,7 +187,7 @@ def test_elementwise_error():
         kink = ker.elementwise_error(lambda x: jax.nn.relu(x - 0.5), 1.0)
     assert error.shape == (6,)
     assert abs(error[:3]).max() < 1e-12
-    assert error[3] < 1e-9
+    assert error[3] < 1e-10
     assert 1e-8 < error[4] < error[5]
     assert single.shape == ()
     assert 1e-3 < kink < 1
