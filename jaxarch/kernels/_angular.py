@@ -82,7 +82,7 @@ def angular_series(
     values = marginals(graph, numbers, Marginal.of(jnp.ones_like(v)))
     rules = Rules(False, lambda value, factor: value)
     pair = pairs(graph, numbers, values, Pair(v, w, jnp.zeros_like(v)), rules)
-    nngp = values[-1].root ** 2 * (1 - pair.v)
+    nngp = values[-1].q * (1 - pair.v)
     outputs = jnp.stack([nngp, jnp.broadcast_to(pair.t, nngp.shape)])
     slopes = (outputs[:, -2] - outputs[:, -1]) / 2
     transform = 2 / terms * np.cos(np.outer(grid, np.arange(terms)))

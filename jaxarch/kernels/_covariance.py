@@ -39,10 +39,15 @@ class Marginal(NamedTuple):
         root = safe_sqrt(q)
         return cls(q, root, safe_reciprocal(root), mean, weights)
 
-    @classmethod
-    def from_root(cls, root: Array, mean: Array | None = None):
-        """Completes the square."""
-        return cls(root * root, root, safe_reciprocal(root), mean)
+    def scaled(self, factor: Array, mean: Array | None = None) -> "Marginal":
+        """Moments of a value whose root is `factor >= 0` times this one."""
+        root = factor * self.root
+        return Marginal(factor**2 * self.q, root, safe_reciprocal(root), mean)
+
+
+def norm(one: Marginal, two: Marginal) -> Array:
+    """$\\sqrt{q q'}$, without a root for an example with itself."""
+    return one.q if one is two else one.root * two.root
 
 
 class Pair(NamedTuple):
@@ -78,7 +83,7 @@ class Covariance(NamedTuple):
     @property
     def norm(self) -> Array:
         """$\\sqrt{q q'}$."""
-        return self.one.root * self.two.root
+        return norm(self.one, self.two)
 
     @property
     def k(self) -> Array:

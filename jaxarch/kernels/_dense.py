@@ -18,7 +18,15 @@ from jaxtyping import Array
 from .._checks import check_option, check_positive
 from .._params import params
 from ._angle import half_angle
-from ._covariance import Covariance, Marginal, Pair, Rules, direct_sum, relative
+from ._covariance import (
+    Covariance,
+    Marginal,
+    Pair,
+    Rules,
+    direct_sum,
+    norm,
+    relative,
+)
 from ._graph import Number, Operation, Symbol, Value, emit
 
 
@@ -77,9 +85,9 @@ class Dense(Operation):
         """$q = w^2 q + b^2$."""
         (h,) = args
         w_std, b_std, _ = self._split(numbers)
-        scaled = w_std * h.root  # and not q: see `half_angle` for the reason
         if not self.bias:
-            return Marginal.from_root(jnp.abs(scaled))
+            return h.scaled(jnp.abs(w_std))
+        scaled = w_std * h.root  # and not q: see `half_angle` for the reason
         out = Marginal.of(scaled**2 + b_std**2)
         return out._replace(weights=(scaled * out.inverse, b_std * out.inverse))
 
@@ -103,7 +111,7 @@ class Dense(Operation):
         v, w, slope = relative(out1, out2, v, w, slope, rules)
         half, v = half_angle(v)
         if self.parameterization == "ntk":
-            own = rules.attach(out1.root * out2.root * (1 - v), slope)
+            own = rules.attach(norm(out1, out2) * (1 - v), slope)
         else:
             if features[0] is None:
                 raise ValueError(

@@ -21,7 +21,7 @@ from .._dtypes import at_least_float32, float_dtype
 from .._params import static
 from ._angle import angle
 from ._angular import angular_series, evaluate_series, num_terms
-from ._covariance import Covariance, Marginal, Pair, Rules
+from ._covariance import Covariance, Marginal, Pair, Rules, norm
 from ._gram import Gram
 from ._graph import Graph, Number, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
@@ -212,16 +212,18 @@ def _pairs(
             features=[widths[j] for j in node.args],
             rules=rules,
         )
-        values.append(
-            pair.rooted() if node.value.gaussian and pair.half is None else pair
-        )
+        if rules.same:  # the angle of an example with itself stays 0
+            pair = pair._replace(v=first.v, w=first.w)
+        if node.value.gaussian and (pair.half is None or rules.same):
+            pair = pair.rooted()
+        values.append(pair)
     return values[-1]
 
 
 def _gram(
     one: Marginal, two: Marginal, pair: Pair, rules: Rules
 ) -> tuple[Array, Array]:
-    nngp = rules.attach(one.root * two.root * (1 - pair.v), pair.slope)
+    nngp = rules.attach(norm(one, two) * (1 - pair.v), pair.slope)
     return nngp, jnp.broadcast_to(pair.t, nngp.shape).astype(nngp.dtype)
 
 

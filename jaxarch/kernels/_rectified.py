@@ -49,8 +49,7 @@ class Rectifier(Nonlinearity):
         a, b = self._slopes(numbers)
         (h,) = args
         mean = (b - a) / math.sqrt(2 * math.pi) * h.root
-        scale = jnp.sqrt(jnp.asarray((a**2 + b**2) / 2, h.root.dtype))
-        return Marginal.from_root(scale * h.root, mean)
+        return h.scaled(jnp.sqrt(jnp.asarray((a**2 + b**2) / 2, h.root.dtype)), mean)
 
     def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
         """The formulas of the module, which lose no digit near the diagonal."""
