@@ -49,8 +49,8 @@ from ._polynomials import (
     polynomial as polynomial,
 )
 from ._rectified import (
-    absolute as absolute,
     abrelu as abrelu,
+    absolute as absolute,
     leaky_relu as leaky_relu,
     rectified_monomial as rectified_monomial,
     relu as relu,

@@ -65,7 +65,7 @@ def half_angle(
 
     XLA takes a root for expensive: it keeps it, and recomputes all cheap arithmetic
     wherever it is used. Layers that start from their root and from `v` as its square
-    therefore cost O(depth); from `v` itself each would go back to the first, O(depth^2).
+    therefore cost O(depth); from `v` itself each would go back to the first.
     """
     half = jnp.sqrt(jnp.maximum(v, 0) / 2)
     return half, 2 * half * half

@@ -5,7 +5,7 @@ derivative of $F$. In all of them $S = q_1 + q_2$ and $d = q_1 q_2 - c^2$.
 
 Sources: Williams (1997) for `erf`; Tsuchida, Pearce, van der Heide, Roosta and
 Gallagher (arXiv:2002.08517) for `gelu`; Daniely, Frostig and Singer (arXiv:1602.05897)
-and Han, Avron and Shin (arXiv:2106.07880) for the rest. Every one is checked against
+and Han et al. (arXiv:2209.04121) for the rest. Every one is checked against
 quadrature to 1e-10 in the tests.
 """
 
@@ -38,7 +38,7 @@ def _arctan_jvp(primals, tangents):
     return _arctan(c, e), (root * dc - c * de / (2 * root)) / (c**2 + e)
 
 
-# --- erf ---------------------------------------------------------------------------
+# --- erf ---------------------------------------------------------------------
 
 
 def _erf_dual(q1, q2, c, d, a, b, shift):
@@ -60,7 +60,7 @@ FORMS["erf"] = Form(
 )
 
 
-# --- gelu --------------------------------------------------------------------------
+# --- gelu --------------------------------------------------------------------
 
 
 def _gelu_dual(q1, q2, c, d):
@@ -78,7 +78,7 @@ FORMS["gelu"] = Form(
 )
 
 
-# --- trigonometric and exponential -------------------------------------------------
+# --- trigonometric and exponential -------------------------------------------
 
 
 def _waves(q1, q2, c, b):
@@ -166,7 +166,7 @@ FORMS["gabor"] = Form(
 )
 
 
-# --- what users call ---------------------------------------------------------------
+# --- what users call ---------------------------------------------------------
 
 
 def _apply(form: str, h: Symbol, *numbers: Number) -> Symbol:

@@ -9,6 +9,7 @@ $\mathrm{relu}(u) + \mathrm{relu}(W\,\mathrm{relu}(u))$ is more than half off.
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -90,10 +91,10 @@ class Add(Operation):
         )
 
     def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
-        """Equation (1); with two means the parts are both centred parts and the mean.
+        r"""Equation (1); with two means the parts are both centred parts and the mean.
 
         A branch that is split into its centred part and its mean,
-        $\\sigma = (c, \\mu)$, has $c c' v_c = v - \\tfrac12|\\sigma - \\sigma'|^2$.
+        $\sigma = (c, \mu)$, has $c c' v_c = v - \tfrac12|\sigma - \sigma'|^2$.
         """
         a, b = args
         if len(out1.weights) == 2:
@@ -230,13 +231,14 @@ class Concatenate(Operation):
     def marginal(self, numbers, *args: Marginal, features) -> Marginal:
         """Averages weighted by width."""
         fractions = self._fractions(features)
-        q = sum(f * a.q for f, a in zip(fractions, args, strict=True))
+        q: Any = sum(f * a.q for f, a in zip(fractions, args, strict=True))
         means = [
             f * a.mean
             for f, a in zip(fractions, args, strict=True)
             if a.mean is not None
         ]
-        out = Marginal.of(q, sum(means) if means else None)
+        mean: Any = sum(means) if means else None
+        out = Marginal.of(q, mean)
         return out._replace(
             weights=tuple(
                 f**0.5 * a.root * out.inverse

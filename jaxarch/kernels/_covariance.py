@@ -7,8 +7,9 @@ between near-duplicates when it is read from $k$, so a pair carries instead (`Pa
 
 $$v = 1 - \frac{k}{\sqrt{q q'}}, \qquad w = 1 + \frac{k}{\sqrt{q q'}}.$$
 
-If $h$ is a direct sum of independent parts with unit vectors of weights $\sigma, \sigma'$
-at the two examples, $\sigma_i = \sqrt{q_i / q}$, then without any cancellation
+If $h$ is a direct sum of independent parts, with unit vectors of weights
+$\sigma, \sigma'$ at the two examples, $\sigma_i = \sqrt{q_i / q}$, then without any
+cancellation
 
 $$v = \tfrac12 |\sigma - \sigma'|^2 + \sum_i \sigma_i \sigma_i' v_i. \tag{1}$$
 
@@ -46,7 +47,7 @@ class Marginal(NamedTuple):
 
 
 def norm(one: Marginal, two: Marginal) -> Array:
-    """$\\sqrt{q q'}$, without a root for an example with itself."""
+    r"""$\sqrt{q q'}$, without a root for an example with itself."""
     return one.q if one is two else one.root * two.root
 
 
@@ -82,12 +83,12 @@ class Covariance(NamedTuple):
 
     @property
     def norm(self) -> Array:
-        """$\\sqrt{q q'}$."""
+        r"""$\sqrt{q q'}$."""
         return norm(self.one, self.two)
 
     @property
     def k(self) -> Array:
-        """$\\mathbb E h h'$."""
+        r"""$\mathbb E h h'$."""
         return self.norm * (1 - self.v)
 
     @property
@@ -104,7 +105,7 @@ class Rules(NamedTuple):
 
 
 def gap(weights: Sequence[tuple[Array, Array]]) -> Array:
-    """$\\tfrac12 |\\sigma - \\sigma'|^2$."""
+    r"""$\tfrac12 |\sigma - \sigma'|^2$."""
     return sum((a - b) ** 2 for a, b in weights) / 2  # pyright: ignore
 
 
@@ -124,7 +125,7 @@ def direct_sum(
         if all(w is None or _is_two(w) for *_, w in parts):
             return v, None
         parts = [(s1, s2, v, 2 - v if w is None else w) for s1, s2, v, w in parts]
-    return v, apart + sum(s1 * s2 * w for s1, s2, _, w in parts)
+    return v, apart + sum(s1 * s2 * w for s1, s2, _, w in parts)  # pyright: ignore
 
 
 def _is_two(w: Any) -> bool:

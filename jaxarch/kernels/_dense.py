@@ -136,7 +136,7 @@ class Dense(Operation):
         return DenseParams(weight=weight, bias=bias)
 
     def apply(self, numbers, params: DenseParams, *args: Array, key) -> Array:
-        """$y = w W x / \\sqrt{n} + b\\,\\beta$, or $W x / \\sqrt{s_0} + \\beta$."""
+        r"""$y = w W x / \sqrt{n} + b\,\beta$, or $W x / \sqrt{s_0} + \beta$."""
         (x,) = args
         w_std, b_std, _ = self._split(numbers)
         if self.parameterization == "ntk":

@@ -1,15 +1,16 @@
 r"""Any smooth scalar function, by its Hermite expansion.
 
-With $a_k(q) = \mathbb E f(\sqrt q z) h_k(z)$ for normalised Hermite polynomials $h_k$ and
-$\rho = k / \sqrt{q_1 q_2}$ (Mehler's formula),
+With $a_k(q) = \mathbb E f(\sqrt q z) h_k(z)$ for normalised Hermite polynomials $h_k$
+and $\rho = k / \sqrt{q_1 q_2}$ (Mehler's formula),
 
 $$F = \sum_k a_k(q_1)\,a_k(q_2)\,\rho^k,$$
 
 and $\dot F$ is the same sum for $f'$. A sum of $K$ terms is off by at most
-$\sqrt{R(q_1) R(q_2)}$, where $R(q) = \mathbb E f^2 - \sum_{k<K} a_k^2$ is known: this is
-the error estimate. How many terms matter depends on the variances (tanh needs 65, 225
-and 813 for 1e-10 at variance 1, 4 and 16), so the sum runs in blocks, and those below
-rounding are skipped. What 1536 terms cannot represent is NaN, never a wrong number.
+$\sqrt{R(q_1) R(q_2)}$, where $R(q) = \mathbb E f^2 - \sum_{k<K} a_k^2$ is known: this
+is the error estimate. How many terms matter depends on the variances (tanh needs 65,
+225 and 813 for 1e-10 at variance 1, 4 and 16), so the sum runs in blocks, and those
+below rounding are skipped. What 1536 terms cannot represent is NaN, never a wrong
+number.
 
 The coefficients are trapezoid sums, which converge geometrically here; Gauss-Hermite
 weights from eigenvectors break down beyond 64 nodes.
@@ -183,9 +184,9 @@ def _refuse_rough(fn: Callable, label: str) -> None:
     tolerance = _tolerance(jnp.float32)
     if not error < tolerance:
         raise ValueError(
-            f"elementwise: `fn` must be smooth: 1536 Hermite terms of {label} or of its "
-            f"derivative must miss less than {tolerance:.0e} of its second moment at "
-            f"variance 1, got {error:.1e}. Write kinks with `abrelu`."
+            f"elementwise: `fn` must be smooth: {_TERMS} Hermite terms of {label} or "
+            f"of its derivative must miss less than {tolerance:.0e} of its second "
+            f"moment at variance 1, got {error:.1e}. Write kinks with `abrelu`."
         )
 
 

@@ -22,8 +22,8 @@ class Model:
     A pytree whose leaves are the numbers of the architecture (not its parameters).
     """
 
-    graph: Graph = static()
     numbers: tuple[tuple[Number, ...], ...]
+    graph: Graph = static()
 
     def init(self, key: PRNGKeyArray, x: Float[Array, " features"]) -> tuple[Any, ...]:
         """Draws parameters.
@@ -121,5 +121,6 @@ def finite(network: Callable[[Symbol], Symbol] | Kernel) -> Model:
         (1,)
     """
     if isinstance(network, Kernel):
-        return Model(network.graph, network.numbers)
-    return Model(*record("finite", network, infinite=False))
+        return Model(network.numbers, network.graph)
+    graph, numbers = record("finite", network, infinite=False)
+    return Model(numbers, graph)

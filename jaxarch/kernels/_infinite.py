@@ -1,9 +1,9 @@
 r"""NNGP and NTK of an architecture at infinite width.
 
 Neal (1996); Lee et al. (arXiv:1711.00165); Matthews et al. (arXiv:1804.11271); Jacot,
-Gabriel and Hongler (arXiv:1806.07572). A `Kernel` holds a graph and its numbers. Moments
-are computed once per example; pairs in tiles that stay in cache, and for a symmetric
-Gram only on and above the diagonal.
+Gabriel and Hongler (arXiv:1806.07572). A `Kernel` holds a graph and its numbers.
+Moments are computed once per example; pairs in tiles that stay in cache, and for a
+symmetric Gram only on and above the diagonal.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ class Kernel:
     `jit`, `grad` and `vmap`, and pickled.
     """
 
-    graph: Graph = static()
     numbers: tuple[tuple[Number, ...], ...]
+    graph: Graph = static()
 
     def __call__(
         self,
@@ -123,7 +123,8 @@ def infinite(network: Callable[[Symbol], Symbol]) -> Kernel:
         >>> kernel(jnp.ones((2, 3))).ntk.shape
         (2, 2)
     """
-    return Kernel(*record("infinite", network, infinite=True))
+    graph, numbers = record("infinite", network, infinite=True)
+    return Kernel(numbers, graph)
 
 
 def _inputs(where, graph, x1, x2, diagonal):
@@ -162,7 +163,7 @@ def _refuse_raw(where: str, graph: Graph, gaussian: bool) -> None:
                 )
 
 
-# --- the two passes over a graph -----------------------------------------------------
+# --- the two passes over a graph ---------------------------------------------
 
 
 def _cast(numbers, dtype):
@@ -242,7 +243,7 @@ def _columns(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[..., None, :], tree)
 
 
-# --- from data -------------------------------------------------------------------------
+# --- from data ---------------------------------------------------------------
 
 
 def _prepare(graph, numbers, x1, x2):
@@ -322,12 +323,10 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
     shift = 0 if symmetric else n1  # of the second side in `marginals`
     if terms := num_terms(graph, x1.dtype.itemsize):
         series, slopes = angular_series(
-            graph,
-            numbers,
             terms,
             x1.dtype,
-            lambda *args: _marginals(*args, widths),
-            lambda g, n, m, *rest: _pairs(g, n, m, m, rest[0], widths, rest[1]),
+            lambda first: _marginals(graph, numbers, first, widths),
+            lambda m, first, rules: _pairs(graph, numbers, m, m, first, widths, rules),
         )
 
     @jax.checkpoint
@@ -386,7 +385,7 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
     return Gram(nngp=grams[0], ntk=grams[1] if ntk else None)
 
 
-# --- states ------------------------------------------------------------------------------
+# --- states ------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "diagonal"))

@@ -40,7 +40,7 @@ class Points(NamedTuple):
 def versine_pairs(
     a: Float[Array, "n features"], b: Float[Array, "n features"]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """$1 - \\cos$ and $1 + \\cos$ of `a[i]` and `b[i]`, unit vectors or zeros."""
+    r"""$1 - \cos$ and $1 + \cos$ of `a[i]` and `b[i]`, unit vectors or zeros."""
     cosine = (a * b).sum(-1)
     acute = cosine >= 0
     half = ((a - jnp.where(acute, 1, -1).astype(a.dtype)[:, None] * b) ** 2).sum(-1) / 2
@@ -55,7 +55,7 @@ def versine_matrix(
     b: Float[Array, "m features"],
     same: Bool[Array, "n m"] | None = None,
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """$1 - \\cos$ and $1 + \\cos$ of all pairs of unit vectors (or zeros).
+    r"""$1 - \cos$ and $1 + \cos$ of all pairs of unit vectors (or zeros).
 
     Time O(n m features), as one matrix product, and O(features) more for each pair that
     is nearly parallel. Pairs that `same` marks are known to be equal and left alone.
@@ -96,9 +96,9 @@ def versine_matrix(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def attach(value: Array, factor: Any, a: Array, b: Array, outer: bool) -> Array:
-    """Returns `value`, to whose tangent that of the input covariance at 0 is added.
+    r"""Returns `value`, to whose tangent that of the input covariance at 0 is added.
 
-    The angle with a zero input does not exist, but the covariance $x \\cdot x' / n$ is
+    The angle with a zero input does not exist, but the covariance $x \cdot x' / n$ is
     linear there: its tangent times `factor` enters here.
 
     Args:

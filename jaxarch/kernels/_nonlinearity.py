@@ -21,10 +21,10 @@ from ._graph import Number, Operation, Value
 
 
 class Nonlinearity(Operation):
-    """A map of one Gaussian value: rules that need only the moments of the map.
+    r"""A map of one Gaussian value: rules that need only the moments of the map.
 
     A subclass gives `moments` (second moment, mean or `None`, whatever `dual` needs),
-    `dual` ($F$ and $\\dot F$) and `apply`.
+    `dual` ($F$ and $\dot F$) and `apply`.
     """
 
     nonnegative: ClassVar[bool] = False  # f >= 0, hence no negative covariance
@@ -48,11 +48,11 @@ class Nonlinearity(Operation):
     def moments(
         self, numbers: Sequence[Number], q: Array
     ) -> tuple[Array, Array | None, tuple[Array, ...]]:
-        """$\\mathbb E f^2$, $\\mathbb E f$ (`None`: zero) and weights for `dual`."""
+        r"""$\mathbb E f^2$, $\mathbb E f$ (`None`: zero) and weights for `dual`."""
         raise NotImplementedError
 
     def dual(self, numbers: Sequence[Number], h: Covariance) -> tuple[Array, Array]:
-        """$F$ and $\\dot F$ at each pair."""
+        r"""$F$ and $\dot F$ at each pair."""
         raise NotImplementedError
 
     def marginal(self, numbers, *args: Marginal, features) -> Marginal:
@@ -70,7 +70,7 @@ class Nonlinearity(Operation):
         features,
         rules: Rules,
     ) -> Pair:
-        """$F$ as a cosine, and $t\\,\\dot F$."""
+        r"""$F$ as a cosine, and $t\,\dot F$."""
         (h,) = args
         one = h.one._replace(weights=out1.weights)
         two = h.two._replace(weights=out2.weights)
@@ -100,7 +100,7 @@ FORMS: dict[str, Form] = {}
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm(Nonlinearity):
-    """A nonlinearity of `FORMS`; $\\dot F$ is the derivative of its $F$."""
+    r"""A nonlinearity of `FORMS`; $\dot F$ is the derivative of its $F$."""
 
     form: str
 

@@ -41,7 +41,7 @@ def _erfcx_reference(x: float) -> float:
 
 @functools.cache
 def _erfcx_coefficients(itemsize: int) -> tuple[float, ...]:
-    """$(1 + 2x)\\,\\mathrm{erfcx}(x)$ in $(x - 3.75)/(x + 3.75)$, highest power first."""
+    r"""$(1 + 2x)\,\mathrm{erfcx}(x)$ in $(x - 3.75)/(x + 3.75)$, highest first."""
     y = np.cos(np.pi * (np.arange(96) + 0.5) / 96)
     x = 3.75 * (1 + y) / (1 - y)
     values = [(1 + 2 * t) * _erfcx_reference(t) for t in x]
@@ -51,7 +51,7 @@ def _erfcx_coefficients(itemsize: int) -> tuple[float, ...]:
 
 
 def _erfcx(x: Array) -> Array:
-    """$e^{x^2}\\mathrm{erfc}(x)$ for $x \\ge 0$."""
+    r"""$e^{x^2}\mathrm{erfc}(x)$ for $x \ge 0$."""
     y = 1 - 7.5 / (x + 3.75)
     value = jnp.zeros_like(x)
     for c in _erfcx_coefficients(x.dtype.itemsize):
@@ -60,7 +60,7 @@ def _erfcx(x: Array) -> Array:
 
 
 def _radial(x: Array) -> tuple[Array, Array, Array]:
-    """$M_0, M_1, M_2$ for $x \\le 0$."""
+    r"""$M_0, M_1, M_2$ for $x \le 0$."""
     m0 = math.sqrt(math.pi / 2) * _erfcx(-x / math.sqrt(2))
     m1 = 1 + x * m0
     return m0, m1, m0 + x * m1
@@ -86,7 +86,7 @@ class PiecewiseExponential(Nonlinearity):
         return _SELU if self.label == "selu" else (numbers[0], 1.0)
 
     def moments(self, numbers, q):
-        """By $\\mathbb E e^{tu} 1_{u<0} = \\mathrm{erfcx}(t\\sqrt{q/2})/2$."""
+        r"""By $\mathbb E e^{tu} 1_{u<0} = \mathrm{erfcx}(t\sqrt{q/2})/2$."""
         alpha, scale = self._constants(numbers)
         root = safe_sqrt(q)
         once = _erfcx(root / math.sqrt(2)) / 2
@@ -97,7 +97,7 @@ class PiecewiseExponential(Nonlinearity):
         return scale**2 * jnp.maximum(second, 0), scale * mean, ()
 
     def dual(self, numbers, h):
-        """Sectors $(+,+)$ in closed form, $(+,-)$, $(-,+)$ and $(-,-)$ by quadrature."""
+        """Sector $(+,+)$ in closed form, the others by quadrature."""
         alpha, scale = self._constants(numbers)
         theta, j = angle(h.v, h.w, h.half)
         root1, root2 = h.one.root, h.two.root

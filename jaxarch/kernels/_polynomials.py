@@ -48,7 +48,7 @@ class Polynomial(Nonlinearity):
         return all(j % 2 for j in self.powers)
 
     def moments(self, numbers, q):
-        """$\\sum_l q^l \\hat a_l^2$, and $\\hat a_0$."""
+        r"""$\sum_l q^l \hat a_l^2$, and $\hat a_0$."""
         weights = []
         for l in range(max(self.powers) + 1):  # noqa: E741
             terms = [
@@ -77,7 +77,7 @@ class Polynomial(Nonlinearity):
 
 
 def _hermite_moment(j: int, l: int) -> float:  # noqa: E741
-    """$M_{jl} = \\mathbb E z^j h_l(z)$."""
+    r"""$M_{jl} = \mathbb E z^j h_l(z)$."""
     m = (j - l) // 2
     return math.factorial(j) / (2**m * math.factorial(m) * math.sqrt(math.factorial(l)))
 
@@ -103,7 +103,7 @@ def polynomial(h: Symbol, coefficients: Sequence[Number]) -> Symbol:
 
 
 def monomial(h: Symbol, *, degree: int) -> Symbol:
-    """$x^k$ for a degree $k \\ge 1$."""
+    r"""$x^k$ for a degree $k \ge 1$."""
     check_positive("monomial", degree=degree)
     return emit(Polynomial("monomial", (degree,)), [h], [1.0])
 

@@ -45,7 +45,7 @@ class Rectifier(Nonlinearity):
         return _CONSTANTS.get(self.label) or numbers
 
     def marginal(self, numbers, *args: Marginal, features) -> Marginal:
-        """$s q$ and $(b - a)\\sqrt{q / 2\\pi}$."""
+        r"""$s q$ and $(b - a)\sqrt{q / 2\pi}$."""
         a, b = self._slopes(numbers)
         (h,) = args
         mean = (b - a) / math.sqrt(2 * math.pi) * h.root
@@ -90,7 +90,7 @@ class Sign(Nonlinearity):
         return jnp.where(q > 0, 1, 0).astype(q.dtype), None, ()
 
     def dual(self, numbers, h):
-        """$1 - 2\\theta/\\pi$; the derivative of the map is zero almost everywhere."""
+        r"""$1 - 2\theta/\pi$; the derivative of the map is zero almost everywhere."""
         theta, _ = angle(h.v, h.w, h.half)
         return 1 - theta * (2 / math.pi), jnp.zeros_like(theta)
 
@@ -146,7 +146,7 @@ class RectifiedMonomial(Nonlinearity):
         return second * q**k, first * safe_sqrt(q) ** k, ()
 
     def dual(self, numbers, h):
-        """$n^k J_k / 2\\pi$ and $k^2 n^{k-1} J_{k-1} / 2\\pi$."""
+        r"""$n^k J_k / 2\pi$ and $k^2 n^{k-1} J_{k-1} / 2\pi$."""
         k = self.degree
         theta, _ = angle(h.v, h.w, h.half)
         sine, cosine = safe_sqrt(h.v * h.complement), 1 - h.v

@@ -29,7 +29,7 @@ class LayerNorm(Operation):
         return dataclasses.replace(h, centred=h.centred or not h.mixed, raw=False)
 
     def marginal(self, numbers, *args: Marginal, features) -> Marginal:
-        """$c / (c + \\epsilon)$ with the variance $c = q - m^2$."""
+        r"""$c / (c + \epsilon)$ with the variance $c = q - m^2$."""
         (h,), (eps,) = args, numbers
         if h.mean is None:
             out = Marginal.of(h.q / (h.q + eps))

@@ -97,7 +97,8 @@ class State:
         for name, k in (("nngp", nngp), ("ntk", ntk)):
             if k is not None and jnp.shape(k) not in wanted:
                 raise ValueError(
-                    f"{where}: `{name}` must have shape {wanted[0]}, got {jnp.shape(k)}."
+                    f"{where}: `{name}` must have shape {wanted[0]}, "
+                    f"got {jnp.shape(k)}."
                 )
         if (mean1 is None) != (mean2 is None):
             raise ValueError(
