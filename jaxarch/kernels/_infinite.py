@@ -28,9 +28,9 @@ from ._input import Points, attach, versine_matrix, versine_pairs
 from ._nonlinearity import Nonlinearity
 from ._state import State
 
-# Pairs in a tile: what a CPU core's cache holds, and enough to fill an accelerator.
-_TILE = {"cpu": 2**16}
-_ACCELERATOR_TILE = 2**24
+# Side of a square tile: a CPU core's cache holds it, or it fills an accelerator.
+_TILE = {"cpu": 256}
+_ACCELERATOR_TILE = 4096
 
 
 @jax.tree_util.register_dataclass
@@ -298,13 +298,12 @@ def _starts(n: int, size: int) -> tuple[np.ndarray, int]:
 
 def _tiles(n1: int, n2: int, symmetric: bool) -> tuple[np.ndarray, int, int]:
     """Corners `(tiles, 2)` and shape of the tiles to compute."""
-    budget = _TILE.get(jax.default_backend(), _ACCELERATOR_TILE)
+    side = _TILE.get(jax.default_backend(), _ACCELERATOR_TILE)
+    rows, height = _starts(n1, side)
     if symmetric:
-        rows, size = _starts(n1, max(1, int(budget**0.5)))
         i, j = np.triu_indices(len(rows))
-        return np.stack([rows[i], rows[j]], 1), size, size
-    columns, width = _starts(n2, min(n2, max(1, budget // 32)))
-    rows, height = _starts(n1, max(1, budget // width))
+        return np.stack([rows[i], rows[j]], 1), height, height
+    columns, width = _starts(n2, 2 * side)
     corners = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     return corners, height, width
 
