@@ -104,8 +104,22 @@ def tune(use_ntk, x, targets):
     return best.x
 
 
+@jax.jit
+def fit(logs, use_ntk, x, targets, x_test):
+    """Returns class probabilities at `x_test`, and the log evidence of the training."""
+    kernel, noise = build(logs)
+    posterior = ker.condition(choose(kernel(x), use_ntk), targets, noise=noise)
+    cross = choose(kernel(x_test, x), use_ntk)
+    variance = choose(kernel(x_test, diagonal=True), use_ntk)
+    test = ker.predict(posterior, cross, variance)
+    # An example has the class whose output is the largest. Outputs are observed with
+    # noise, in training and here, so the noise belongs to their variance.
+    probabilities = ker.class_probabilities(test.mean, test.variance + noise)
+    return probabilities, ker.log_evidence(posterior)
+
+
 def kernel_classifier(use_ntk, x, labels, x_test):
-    """Tunes and fits a Gaussian process with the NNGP or the NTK as its covariance.
+    """A Gaussian process with the NNGP or the NTK as its covariance.
 
     With the NNGP this is exact Bayesian inference for an infinitely wide network. With
     the NTK the mean is, but for the noise, where gradient descent takes such networks
@@ -113,30 +127,24 @@ def kernel_classifier(use_ntk, x, labels, x_test):
     """
     targets = one_hot(labels)
     logs = tune(use_ntk, x[:TUNE], targets[:TUNE])
-    kernel, noise = build(logs)
-    posterior = ker.condition(choose(kernel(x), use_ntk), targets, noise=noise)
-    cross = choose(kernel(x_test, x), use_ntk)
-    variance = choose(kernel(x_test, diagonal=True), use_ntk)
-    test = ker.predict(posterior, cross, variance)
-    # A class is likely if its output, as noisy as the training labels, may be largest.
-    probabilities = ker.class_probabilities(test.mean, test.variance + noise)
+    probabilities, evidence = fit(logs, use_ntk, x, targets, x_test)
     return {
         "probabilities": np.asarray(probabilities),
-        "log_evidence": float(ker.log_evidence(posterior)),
+        "log_evidence": float(evidence),
         "learned": dict(zip(START, np.exp(logs).tolist(), strict=True)),
-        "kernel": kernel,
+        "kernel": build(logs)[0],
     }
 
 
 # --- the same network at finite width -------------------------------------------------
 
 
-def finite_network(kernel, key, x, labels, x_test, *, epochs=40, batch=50):
+def finite_network(kernel, key, x, labels, x_test, *, epochs=40, batch=100):
     """Trains the network that `kernel` was read from: Adam on the cross entropy."""
     model = ker.finite(kernel)
     x, x_test, labels = jnp.float32(x), jnp.float32(x_test), jnp.asarray(labels)
     steps = len(x) // batch
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, epochs * steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, epochs * steps))
     logits = jax.vmap(model.apply, (None, 0))
 
     def loss(params, rows):
@@ -156,11 +164,11 @@ def finite_network(kernel, key, x, labels, x_test, *, epochs=40, batch=50):
         return jax.lax.scan(step, carry, order.reshape(steps, batch))[0]
 
     init_key, *keys = jax.random.split(key, 1 + epochs)
-    params = model.init(init_key, x[0])
+    params = jax.jit(model.init)(init_key, x[0])
     carry = params, optimizer.init(params)
     for key in tqdm(keys, desc="training the network", unit=" epochs", leave=False):
         carry = jax.block_until_ready(epoch(carry, key))
-    probabilities = jax.nn.softmax(logits(carry[0], x_test))
+    probabilities = jax.nn.softmax(jax.jit(logits)(carry[0], x_test))
     return {"probabilities": np.asarray(probabilities, np.float64)}
 
 
@@ -232,7 +240,7 @@ def run(seed, train=TRAIN):
     *data, test_labels = split(seed, train)
     fits = {}
 
-    def fit(name, function, *args):
+    def score(name, function, *args):
         start = time.perf_counter()
         out = {"log_evidence": None, **function(*args, *data)}
         p = out["probabilities"]
@@ -243,13 +251,13 @@ def run(seed, train=TRAIN):
             "seconds": time.perf_counter() - start,
         }
 
-    fit("NNGP process", kernel_classifier, False)
-    fit("NTK process", kernel_classifier, True)
+    score("NNGP process", kernel_classifier, False)
+    score("NTK process", kernel_classifier, True)
     # The network takes the scales learned for the NTK, the kernel of its training.
     kernel = fits["NTK process"]["kernel"]
-    fit("finite network", finite_network, kernel, jax.random.key(seed))
-    fit("RBF process (sklearn)", rbf_gaussian_process)
-    fit("RBF SVM (sklearn)", rbf_svm)
+    score("finite network", finite_network, kernel, jax.random.key(seed))
+    score("RBF process (sklearn)", rbf_gaussian_process)
+    score("RBF SVM (sklearn)", rbf_svm)
     return fits, test_labels
 
 
@@ -257,10 +265,10 @@ def summarise(runs):
     """Mean over seeds of every score; the median of the seconds."""
     summary = {name: {} for name in runs[0]}
     for name, row in summary.items():
-        for score in SCORES:
-            values = [fits[name][score] for fits in runs]
-            mean = np.median if score == "seconds" else np.mean
-            row[score] = None if values[0] is None else float(mean(values))
+        for key in SCORES:
+            values = [fits[name][key] for fits in runs]
+            mean = np.median if key == "seconds" else np.mean
+            row[key] = None if values[0] is None else float(mean(values))
     return summary
 
 
@@ -343,7 +351,7 @@ def main():
     args = parser.parse_args()
     start = time.perf_counter()
     jax.config.update("jax_enable_x64", True)  # with so little noise float32 is short
-    # SciPy's BLAS, in which JAX factorises, and XLA would keep each other's threads busy.
+    # JAX factorises with SciPy's BLAS, whose threads would compete with XLA's.
     with threadpool_limits(1):
         outcomes = [run(s, args.train) for s in tqdm(range(args.seeds), desc="seeds")]
     runs = [fits for fits, _ in outcomes]

@@ -65,16 +65,17 @@ def versine_matrix(
     if same is not None:
         near = near & ~same
     n, m = near.shape
-    size = -(-n * m // _CHUNK) * _CHUNK
 
     def refine(v, w):
-        rows, columns = jnp.nonzero(near, size=size, fill_value=n * m)
+        flat = jnp.arange(n * m, dtype=jnp.int32)
+        flat = jnp.sort(jnp.where(near.ravel(), flat, n * m))  # the near ones first
+        flat = jnp.pad(flat, (0, -n * m % _CHUNK), constant_values=n * m)
         count = near.sum()
 
         @jax.checkpoint
         def some(carry, index):
             v, w = carry
-            i, j = index
+            i, j = index // m, index % m
             pair = versine_pairs(a.at[i].get(mode="clip"), b.at[j].get(mode="clip"))
             return (
                 v.at[i, j].set(pair[0], mode="drop"),
@@ -87,9 +88,8 @@ def versine_matrix(
                 start < count, some, lambda carry, _: carry, carry, index
             ), None
 
-        starts = jnp.arange(0, size, _CHUNK)
-        index = (rows.reshape(-1, _CHUNK), columns.reshape(-1, _CHUNK))
-        return jax.lax.scan(step, (v, w), (starts, index))[0]
+        xs = (jnp.arange(0, flat.size, _CHUNK), flat.reshape(-1, _CHUNK))
+        return jax.lax.scan(step, (v, w), xs)[0]
 
     return jax.lax.cond(near.any(), refine, lambda v, w: (v, w), 1 - cosine, 1 + cosine)
 
