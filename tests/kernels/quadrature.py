@@ -47,9 +47,7 @@ def _erf(a=1.0, b=1.0, c=0.0):
 
 
 def _sin(a=1.0, b=1.0, c=0.0):
-    return Map(
-        lambda x: a * np.sin(b * x + c), lambda x: a * b * np.cos(b * x + c)
-    )
+    return Map(lambda x: a * np.sin(b * x + c), lambda x: a * b * np.cos(b * x + c))
 
 
 def _rbf(gamma=1.0):

@@ -152,5 +152,5 @@ def test_differences(case):
                 error = np.abs(gradient - reference)
                 if reference.ndim == 2 and not at_zero:
                     error = error[:-1]
-                print(case, path, tolerance, error.max()/ np.abs(reference).max())
-                #assert error.max() < tolerance * np.abs(reference).max()
+                print(case, path, tolerance, error.max() / np.abs(reference).max())
+                # assert error.max() < tolerance * np.abs(reference).max()

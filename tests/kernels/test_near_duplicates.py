@@ -35,9 +35,7 @@ def clusters(num_points, copies, features=16, seed=0):
 
 def check(gram, x1, x2, depth, b_std, *, tolerance, diagonal=False):
     """Errors relative to sqrt(k11 k22), in float64 at the same rounded numbers."""
-    reference = functools.partial(
-        relu_kernels, depth=depth, w_std=W_STD, b_std=b_std
-    )
+    reference = functools.partial(relu_kernels, depth=depth, w_std=W_STD, b_std=b_std)
     want = reference(x1, x2, diagonal=diagonal)
     norm1, norm2 = (np.sqrt(reference(x, x, diagonal=True)) for x in (x1, x2))
     norm = norm1 * norm2 if diagonal else norm1[..., None] * norm2[:, None]

@@ -169,7 +169,9 @@ def test_elementwise_refuses_kinks(rough):
 
 
 def test_elementwise_refuses_what_is_no_function():
-    with pytest.raises(TypeError, match="elementwise: `fn` must be a function, got flo"):
+    with pytest.raises(
+        TypeError, match="elementwise: `fn` must be a function, got flo"
+    ):
         ker.infinite(lambda h: ker.elementwise(h, 2.0))
 
 

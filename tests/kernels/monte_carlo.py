@@ -1,0 +1,43 @@
+"""Empirical kernels of finite networks over independent draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxarch import kernels as ker
+
+
+def empirical_kernels(network, x, *, draws, key, dropout=False, batch=50):
+    """Means and standard errors of NNGP (over outputs too) and NTK, `(2, n, n)` each."""
+    model = ker.finite(network)
+    n = len(x)
+
+    def draw(key):
+        init_key, mask_key = jax.random.split(key)
+        params = model.init(init_key, x[0])
+        # Two examples have masks of their own, as in the infinite network.
+        keys = jax.random.split(mask_key, n)
+
+        def outputs(params):
+            if dropout:
+                return jax.vmap(lambda x, key: model.apply(params, x, key=key))(x, keys)
+            return jax.vmap(model.apply, (None, 0))(params, x)
+
+        f = outputs(params)
+        jacobian = jax.jacrev(lambda params: outputs(params)[:, 0])(params)
+        rows = [j.reshape(n, -1) for j in jax.tree.leaves(jacobian)]
+        return jnp.stack([f @ f.T / f.shape[1], sum(j @ j.T for j in rows)])
+
+    sample = jax.jit(lambda keys: jax.lax.map(draw, keys, batch_size=batch))
+    samples = np.asarray(sample(jax.random.split(key, draws)), np.float64)
+    return samples.mean(0), samples.std(0, ddof=1) / np.sqrt(draws)
+
+
+def assert_monte_carlo(network, x, *, width, draws, key, **options):
+    """Agreement within 4 standard errors + 5 / width, relative to sqrt(k11 k22)."""
+    gram = ker.infinite(network)(x)
+    mean, error = empirical_kernels(network, x, draws=draws, key=key, **options)
+    for got, want, sigma in zip(mean, (gram.nngp, gram.ntk), error, strict=True):
+        want = np.asarray(want, np.float64)
+        norm = np.sqrt(np.outer(np.diag(want), np.diag(want)))
+        assert (np.abs(got - want) <= 4 * sigma + 5 / width * norm).all()
