@@ -50,7 +50,7 @@ class Model:
             own = operation.init(jax.random.fold_in(key, i), numbers, args, x.dtype)
             if own is None:
                 continue
-            shapes = jax.tree.map(jnp.shape, own)
+            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]
             if operation.parameter not in seen:
                 seen[operation.parameter] = shapes
                 params.append(own)

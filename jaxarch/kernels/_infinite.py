@@ -299,10 +299,11 @@ def _starts(n: int, size: int) -> tuple[np.ndarray, int]:
 def _tiles(n1: int, n2: int, symmetric: bool) -> tuple[np.ndarray, int, int]:
     """Corners `(tiles, 2)` and shape of the tiles to compute."""
     side = _TILE.get(jax.default_backend(), _ACCELERATOR_TILE)
-    rows, height = _starts(n1, side)
-    if symmetric:
+    if symmetric:  # two intervals at least: XLA unrolls a loop over one tile
+        rows, height = _starts(n1, min(side, -(-n1 // 2)))
         i, j = np.triu_indices(len(rows))
         return np.stack([rows[i], rows[j]], 1), height, height
+    rows, height = _starts(n1, side)
     columns, width = _starts(n2, 2 * side)
     corners = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     return corners, height, width
@@ -355,26 +356,34 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
             first = Pair(v, w, jnp.zeros_like(v), 1.0)
             pair = _pairs(graph, numbers, m1, m2, first, widths, rules)
             gram = _gram(m1[-1], m2[-1], pair, rules)
-        return gram[: 1 + ntk], i[None, :] <= j[:, None]
+        return gram[: 1 + ntk]
 
     def step(grams, corner):
         row, column = corner
-        blocks, above = tile(row, column)
         put = jax.lax.dynamic_update_slice
+        blocks = tile(row, column)
         grams = [put(k, b, (row, column)) for k, b in zip(grams, blocks, strict=True)]
-        if symmetric:  # mirror, but never onto a pair above the diagonal
-            for index, k in enumerate(grams):
-                block = jax.lax.dynamic_slice(k, (row, column), (height, width))
-                there = jax.lax.dynamic_slice(k, (column, row), (width, height))
-                mirror = jnp.where(above, block.T, there)
-                grams[index] = put(k, mirror, (column, row))
         return tuple(grams), None
+
+    def mirror(grams, corner):  # in a loop of its own: else XLA computes tiles twice
+        row, column = corner
+        i, j = row + jnp.arange(height), column + jnp.arange(width)
+
+        def one(k):
+            block = jax.lax.dynamic_slice(k, (row, column), (height, width))
+            there = jax.lax.dynamic_slice(k, (column, row), (width, height))
+            lower = jnp.where(i[None, :] <= j[:, None], block.T, there)
+            return jax.lax.dynamic_update_slice(k, lower, (column, row))
+
+        return tuple(map(one, grams)), None
 
     # Every entry is overwritten; a product has the sharding of both inputs.
     one, two = _sides(marginals[-1], n1, symmetric)
     start = one.root[:, None] * two.root[None, :]
-    grams, _ = jax.lax.scan(step, (start,) * (1 + ntk), jnp.asarray(corners))
+    corners = jnp.asarray(corners)
+    grams, _ = jax.lax.scan(step, (start,) * (1 + ntk), corners)
     if symmetric:
+        grams, _ = jax.lax.scan(mirror, grams, corners)
         own = _gram(*_diagonal_pair(graph, numbers, x1, None))
         index = jnp.arange(n1)
         grams = [

@@ -1,6 +1,7 @@
 """Sums, products, concatenations, normalisation and dropout; what is refused."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,7 @@ def test_textbook(network):
         gram = kernel(X)
     for got, k in ((gram.nngp, want.k), (gram.ntk, want.t)):
         norm = np.sqrt(np.outer(np.diag(k), np.diag(k)))
-        assert (np.abs(got - k) / norm).max() < 1e-12
+        assert (np.abs(np.asarray(got) - k) / norm).max() < 1e-12
 
 
 @networks
@@ -147,7 +148,137 @@ def test_monte_carlo(network, key):
         functools.partial(network, ker),
         jnp.asarray(X, jnp.float32),
         width=WIDTH,
-        draws=1000,
+        draws=300,
         key=key,
         dropout=network is dropped,
     )
+
+
+def refuse(network, match, error=ValueError):
+    with pytest.raises(error, match=match):
+        ker.infinite(network)
+
+
+def hidden(h, name=None):
+    return ker.dense(h, 8, name=name)
+
+
+@pytest.mark.parametrize(
+    ("which", "combine"), [("add", operator.add), ("multiply", operator.mul)]
+)
+def test_dependent_branches_are_refused(which, combine):
+    def twice(h):
+        u = hidden(h, "first")
+        return combine(u, u)
+
+    def through_a_nonlinearity(h):
+        u = hidden(h, "first")
+        return combine(u, ker.relu(u))
+
+    def through_the_input(h):
+        return combine(h, h)
+
+    message = f"{which}: the branches must be independent, got two that depend on "
+    refuse(twice, message + "first; put a `dense`")
+    refuse(through_a_nonlinearity, message + "first")
+    refuse(through_the_input, message + "input")
+
+
+def test_dependence_survives_a_concatenation():
+    def network(h):
+        u, v = hidden(h, "a"), hidden(h, "b")
+        return ker.concatenate([u, v]) + ker.concatenate([hidden(u, "c"), v])
+
+    refuse(network, "add: the branches must be independent, got two that depend on b;")
+
+
+def test_shared_names_are_refused():
+    def network(h):
+        return hidden(ker.relu(hidden(h, "shared")), "shared")
+
+    refuse(network, "dense: `name` must be unique in an infinite network, got 'shared'")
+
+
+def test_shared_names_off_the_path_to_the_output_are_no_sources():
+    def network(h):
+        hidden(h, "unused")
+        return hidden(h)
+
+    assert "unused" not in str(ker.infinite(network).graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("relu", lambda h: ker.relu(ker.relu(hidden(h)))),
+        ("tanh", lambda h: ker.tanh(ker.dropout(hidden(h), rate=0.5))),
+        ("erf", lambda h: ker.erf(ker.concatenate([hidden(h), hidden(h)]))),
+        ("gelu", lambda h: ker.gelu(hidden(h) * hidden(h))),
+        ("sign", lambda h: ker.sign(hidden(h) + ker.relu(hidden(h)))),
+        ("elementwise", lambda h: ker.elementwise(ker.relu(hidden(h)), jnp.tanh)),
+    ],
+)
+def test_a_nonlinearity_of_what_is_not_gaussian_is_refused(name, network):
+    refuse(network, f"{name}: `h` must be Gaussian, got a value that is not")
+
+
+def test_a_nonlinearity_of_the_data_is_refused():
+    kernel = ker.infinite(ker.relu)  # from a `State` it is right
+    match = "kernel: the input of `relu` must be Gaussian, got the data"
+    with pytest.raises(ValueError, match=match):
+        kernel(X)
+
+
+def test_two_mixed_branches_are_refused():
+    def joined(h):
+        return ker.concatenate([ker.relu(hidden(h)), ker.erf(hidden(h))])
+
+    one_law = "one of the branches must have coordinates of one law"
+    refuse(lambda h: h + joined(h), f"add: {one_law} or of mean zero")
+    refuse(lambda h: joined(h) + joined(h), f"add: {one_law}")
+    refuse(lambda h: joined(h) * h, f"multiply: {one_law}")
+
+
+def test_bad_arguments():
+    refuse(lambda h: ker.concatenate([]), "concatenate: `branches` must not be empty")
+    refuse(lambda h: ker.dropout(h, rate=1.0), r"dropout: `rate` must be in \[0, 1\)")
+    refuse(lambda h: h + 1.0, "unsupported operand", TypeError)
+    refuse(lambda h: 1.0 / h, "unsupported operand", TypeError)
+    refuse(lambda h: h / hidden(h), "unsupported operand", TypeError)
+    refuse(lambda h: h * np.ones(3), r"scale: numbers must have shape \(\)")
+    refuse(lambda h: h * "2", "scale: wanted a number, got '2'", TypeError)
+
+
+def test_widths_must_agree():
+    def network(h):
+        return ker.dense(h, 8) + ker.dense(h, 9)
+
+    match = "add: the branches must have one number of features, got 8, 9"
+    with pytest.raises(ValueError, match=match):
+        ker.infinite(network)(X)
+    with pytest.raises(ValueError, match=match):
+        ker.finite(network).init(jax.random.key(0), jnp.ones(4))
+
+
+def test_values_of_two_networks_do_not_mix():
+    kept = []
+
+    def leak(h):
+        kept.append(hidden(h))
+        return kept[0]
+
+    ker.infinite(leak)
+    refuse(lambda h: hidden(h) + kept[0], "add: both arguments must come from one")
+    refuse(lambda h: kept[0], "`network` must return a value made from", TypeError)
+
+
+def test_numbers_multiply_from_both_sides():
+    factors = [2.0, 2, np.float64(2.0), np.float32(2.0), jnp.asarray(2.0)]
+    networks = [lambda h, c=c: c * hidden(h) for c in factors]
+    networks += [lambda h, c=c: hidden(h) * c for c in factors]
+    networks += [lambda h: hidden(h) / 0.5]
+    x = X.astype(np.float32)
+    for network in networks:
+        np.testing.assert_array_equal(
+            ker.infinite(network)(x).nngp[0, 1], ker.infinite(networks[0])(x).nngp[0, 1]
+        )

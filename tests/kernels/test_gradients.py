@@ -35,31 +35,28 @@ def layers(nonlinearity, depth, b_std):
 
 def residual(h, w_std, factor):
     h = ker.dense(h, 8, w_std=w_std, b_std=factor * 0.3)
-    u = ker.relu(h)
-    h = ker.relu(ker.dense(u, 8, w_std=w_std)) + ker.layer_norm(h, eps=0.1)
-    return ker.dense(h, 1, w_std=w_std)
+    u = ker.relu(ker.dense(ker.relu(h), 8, w_std=w_std)) + ker.layer_norm(h, eps=0.1)
+    return ker.dense(u, 1, w_std=w_std)
 
 
-slow = pytest.mark.slow
 # Networks, and whether they have a gradient at a zero input too.
 CASES = {
     "linear": (layers(lambda h: h, 1, None), True),
-    "tanh": (layers(ker.tanh, 1, None), True),
     "relu": (layers(ker.relu, 2, None), False),
     "relu, bias": (layers(ker.relu, 2, 0.3), True),
-    "deep relu": (layers(ker.relu, 7, None), False),
-    "deep relu, bias": (layers(ker.relu, 7, 0.3), True),
+    "deep relu": (layers(ker.relu, 6, None), False),
     "absolute": (layers(ker.absolute, 2, None), False),
     "leaky_relu": (layers(ker.leaky_relu, 1, None), True),
+    "tanh": (layers(ker.tanh, 1, None), True),
+    "erf": (layers(ker.erf, 1, None), True),
     "elu, bias": (layers(ker.elu, 1, 0.3), True),
-    "erf": (layers(ker.erf, 2, None), True),
     "rectified_monomial": (
         layers(functools.partial(ker.rectified_monomial, degree=2), 1, None),
         True,
     ),
     "residual": (residual, True),
 }
-FAST = {"linear", "tanh", "relu", "relu, bias"}
+IN_FLOAT32 = ("linear", "relu", "relu, bias")
 
 
 def gradients(network, dtype):
@@ -81,76 +78,78 @@ def gradients(network, dtype):
         return weigh(hyper, weights[:, 0], x, diagonal=True)
 
     return {
-        "cross": jax.grad(cross, (0, 1, 2))(x, x, hyper),
-        "symmetric": jax.grad(symmetric, (0, 1))(x, hyper),
-        "diagonal": jax.grad(diagonal, (0, 1))(x, hyper),
+        "cross": jax.jit(jax.grad(cross, (0, 1, 2)))(x, x, hyper),
+        "symmetric": jax.jit(jax.grad(symmetric, (0, 1)))(x, hyper),
+        "diagonal": jax.jit(jax.grad(diagonal, (0, 1)))(x, hyper),
     }
-
-
-def central(plus, minus):
-    return np.stack([plus.nngp - minus.nngp, plus.ntk - minus.ntk]) / (2 * STEP)
 
 
 def differences(network):
-    """The same by central differences of the entries."""
+    """The same by central differences of every entry."""
     x = POINTS.astype(np.float64)
-    kernel = ker.infinite(lambda h: network(h, *HYPER))
-    shift = STEP * np.eye(FEATURES)
-    moved = np.stack([x[:, None] + shift, x[:, None] - shift]).reshape(-1, FEATURES)
+    moves = STEP * np.concatenate([np.zeros((1, FEATURES)), np.eye(FEATURES)])
+    moved = np.stack([x[:, None] + moves, x[:, None] - moves]).reshape(-1, FEATURES)
 
-    def halves(k):
-        return jax.tree.map(lambda a: np.asarray(a).reshape(2, NUM, FEATURES, -1), k)
+    def evaluate(hyper):
+        """Entries (kernel, sign, i, move, j), and the diagonal without j."""
+        kernel = ker.infinite(lambda h: network(h, *hyper))
+        grams = kernel(moved, x), kernel(moved, diagonal=True)
+        shape = (2, 2, NUM, 1 + FEATURES)
+        return (
+            np.stack([g.nngp, g.ntk]).reshape(*shape, *g.ntk.shape[1:]) for g in grams
+        )
 
-    def derivative(gram):
-        plus, minus = (jax.tree.map(lambda a: a[i], halves(gram)) for i in (0, 1))
-        return central(plus, minus)
+    def slope(plus, minus):
+        return (plus - minus) / (2 * STEP)
 
-    slopes = derivative(kernel(moved, x))  # (2, i, feature, j): moves x[i] of K(i, j)
-    own = derivative(kernel(moved, diagonal=True))[..., 0]
-    first = np.einsum("kij,kidj->id", WEIGHTS, slopes)
-    second = np.einsum("kij,kjdi->jd", WEIGHTS, slopes)
+    k, own = (slope(a[:, 0], a[:, 1])[:, :, 1:] for a in evaluate(HYPER))
+    first = np.einsum("kij,kidj->id", WEIGHTS, k)
+    second = np.einsum("kij,kjdi->jd", WEIGHTS, k)
     # In K(x) both arguments of a diagonal entry move.
     index = np.arange(NUM)
     diagonal = WEIGHTS[:, index, index]
-    twice = np.einsum("ki,kidi->id", diagonal, slopes) * 2
-    both = first + second - twice + np.einsum("ki,kid->id", diagonal, own)
-
-    def hyper(weights, *args, **options):
-        result = []
-        for step in STEP * np.eye(2):
-            plus, minus = (
-                ker.infinite(lambda h, s=s: network(h, *(HYPER + s * step)))(
-                    *args, **options
-                )
-                for s in (1, -1)
-            )
-            result.append((central(plus, minus) * weights).sum())
-        return np.array(result)
-
+    apart = first + second - 2 * np.einsum("ki,kidi->id", diagonal, k)
+    both = apart + np.einsum("ki,kid->id", diagonal, own)
     own = np.einsum("ki,kid->id", WEIGHTS[:, 0], own)
+
+    hyper = []
+    for step in STEP * np.eye(2):
+        k, d = (
+            slope(plus, minus)[:, 0, :, 0]
+            for plus, minus in zip(
+                evaluate(HYPER + step), evaluate(HYPER - step), strict=True
+            )
+        )
+        cross = (k * WEIGHTS).sum()
+        change = (diagonal * (d - k[:, index, index])).sum()
+        hyper.append([cross, cross + change, (WEIGHTS[:, 0] * d).sum()])
+    hyper = np.array(hyper)
     return {
-        "cross": (first, second, hyper(WEIGHTS, x, x)),
-        "symmetric": (both, hyper(WEIGHTS, x)),
-        "diagonal": (own, hyper(WEIGHTS[:, 0], x, diagonal=True)),
+        "cross": (first, second, hyper[:, 0]),
+        "symmetric": (both, hyper[:, 1]),
+        "diagonal": (own, hyper[:, 2]),
     }
 
 
+def check(got, want, at_zero, tolerance):
+    for path, references in want.items():
+        for gradient, reference in zip(got[path], references, strict=True):
+            gradient = np.stack([np.asarray(g) for g in gradient])
+            assert np.isfinite(gradient).all()
+            error = np.abs(gradient - reference)
+            if reference.ndim == 2 and not at_zero:
+                error = error[:-1]
+            assert error.max() < tolerance * np.abs(reference).max(), path
+
+
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=() if c in FAST else slow) for c in CASES]
+    "case",
+    [pytest.param(c, marks=() if c == "linear" else pytest.mark.slow) for c in CASES],
 )
 def test_differences(case):
     network, at_zero = CASES[case]
     with jax.enable_x64(True):
         want = differences(network)
-        double = gradients(network, np.float64)
-    single = gradients(network, np.float32)
-    for path, references in want.items():
-        for got, tolerance in ((double, 3e-8), (single, 3e-5)):
-            for gradient, reference in zip(got[path], references, strict=True):
-                gradient = np.stack([np.asarray(g) for g in gradient])
-                assert np.isfinite(gradient).all()
-                error = np.abs(gradient - reference)
-                if reference.ndim == 2 and not at_zero:
-                    error = error[:-1]
-                print(case, path, tolerance, error.max() / np.abs(reference).max())
-                # assert error.max() < tolerance * np.abs(reference).max()
+        check(gradients(network, np.float64), want, at_zero, 1e-6)
+    if case in IN_FLOAT32:
+        check(gradients(network, np.float32), want, at_zero, 1e-5)
