@@ -124,7 +124,7 @@ ENTRIES = (
         "[arXiv:1711.00165](https://arxiv.org/abs/1711.00165)",
         proof="values of neural-tangents 0.6.5, 1e-10; Monte Carlo of finite networks; "
         "near-duplicates against a longdouble recursion, 3e-6 in float32 at depth 10",
-        differs="carries 1 - cos and not the covariance; means of non-Gaussian branches "
+        differs="carries 1 - cos and not the covariance; means of branches "
         "enter sums; depth is free without biases and with rectifiers only",
     ),
     Entry(

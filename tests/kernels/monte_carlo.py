@@ -8,7 +8,7 @@ from jaxarch import kernels as ker
 
 
 def empirical_kernels(network, x, *, draws, key, dropout=False, batch=50):
-    """Means and standard errors of NNGP (over outputs too) and NTK, `(2, n, n)` each."""
+    """Means and standard errors of NNGP (over outputs too) and NTK, `(2, n, n)`."""
     model = ker.finite(network)
     n = len(x)
 

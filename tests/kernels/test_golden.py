@@ -1,7 +1,7 @@
 """Every dense architecture of the golden file: values of neural-tangents 0.6.5.
 
-Where two inputs are parallel the reference takes an arccos of a rounded 1 or -1: a kinked
-map is off there by up to 9e-8 (`sign` of `sign`, by its square root). Those pairs are
+Where two inputs are parallel the reference takes an arccos of a rounded 1 or -1: a
+kinked map is off there by up to 9e-8 (`sign` of `sign`, by its root). Those pairs are
 held to `PARALLEL` here, and against the closed form in `test_parallel_inputs`.
 """
 
