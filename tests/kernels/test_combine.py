@@ -144,11 +144,13 @@ def test_textbook(network):
 @networks
 @pytest.mark.slow
 def test_monte_carlo(network, key):
+    want = network(textbook, textbook.inputs(X))
     assert_monte_carlo(
         functools.partial(network, ker),
         jnp.asarray(X, jnp.float32),
+        (want.k, want.t),
         width=WIDTH,
-        draws=300,
+        draws=500,
         key=key,
         dropout=network is dropped,
     )

@@ -74,11 +74,13 @@ ARCHITECTURES = {
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.slow
 def test_monte_carlo(name, key):
+    gram = ker.infinite(ARCHITECTURES[name])(X)
     assert_monte_carlo(
         ARCHITECTURES[name],
         X,
+        (gram.nngp, gram.ntk),
         width=WIDTH,
-        draws=300,
+        draws=500,
         key=key,
         dropout=name == "dropout",
     )
@@ -130,7 +132,9 @@ def test_optax_trains_it(key):
 
     def step(carry, _):
         params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        gradient = jax.grad(loss)(params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam wants it
+            updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state), None
 
     carry = params, optimizer.init(params)
