@@ -230,7 +230,8 @@ def _number(where: str, value: Any) -> Number:
         )
     if not isinstance(value, jax.Array):
         value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value * 1.0
+    floating = jnp.issubdtype(value.dtype, jnp.floating)
+    return value if floating else value.astype(jnp.result_type(float))
 
 
 def emit(operation: Operation, args: Sequence[Symbol], numbers: Sequence[Any]):
