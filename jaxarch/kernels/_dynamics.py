@@ -120,7 +120,7 @@ def train(
     """
     if not isinstance(gram, Gram):
         raise TypeError(f"train: `gram` must be a Gram, got {type(gram).__name__}.")
-    ntk = as_square("train", "gram.ntk", _kernel("train", "gram", gram, "ntk"))
+    ntk = as_square("train", "gram.ntk", kernel_of("train", "gram", gram, "ntk"))
     y = as_targets("train", "y", y, ntk)
     scalars = {"t": t, "learning_rate": learning_rate, "noise": noise}
     for name, value in scalars.items():
@@ -128,7 +128,7 @@ def train(
             check_scalar("train", name, value, positive=False)
     nngp = None
     if f0 is None:
-        nngp = as_square("train", "gram.nngp", _kernel("train", "gram", gram, "nngp"))
+        nngp = as_square("train", "gram.nngp", kernel_of("train", "gram", gram, "nngp"))
         check_shape("train", "gram.nngp", nngp, ntk.shape)
         nngp = nngp.astype(ntk.dtype)
     else:
@@ -161,7 +161,7 @@ def _(posterior: Trained, k_test_train, k_test, f0) -> Predictive:
             "predict: `k_test_train` must be a Gram for a Trained, got "
             f"{type(k_test_train).__name__}."
         )
-    ntk_star = _kernel("predict", "k_test_train", k_test_train, "ntk")
+    ntk_star = kernel_of("predict", "k_test_train", k_test_train, "ntk")
     ntk_star = as_cross("k_test_train.ntk", ntk_star, trained.weights)
     mean = einsum("tn,n...->t...", ntk_star, trained.weights)
 
@@ -191,10 +191,10 @@ def _(posterior: Trained, k_test_train, k_test, f0) -> Predictive:
             "predict: `k_test` must be a Gram for a Trained, got "
             f"{type(k_test).__name__}."
         )
-    k_star = _kernel("predict", "k_test_train", k_test_train, "nngp")
+    k_star = kernel_of("predict", "k_test_train", k_test_train, "nngp")
     k_star = as_cross("k_test_train.nngp", k_star, trained.weights)
     check_shape("predict", "k_test_train.nngp", k_star, ntk_star.shape)
-    k_test = as_test("k_test", _kernel("predict", "k_test", k_test, "nngp"), k_star)
+    k_test = as_test("k_test", kernel_of("predict", "k_test", k_test, "nngp"), k_star)
     if trained.cholesky is not None:
         a = solve(trained.cholesky, ntk_star.T).T
     else:
@@ -242,13 +242,13 @@ def max_learning_rate(
             f"max_learning_rate: `momentum` must be in [0, 1), got {momentum}."
         )
     if isinstance(k_train, Gram):
-        k_train = _kernel("max_learning_rate", "k_train", k_train, "ntk")
+        k_train = kernel_of("max_learning_rate", "k_train", k_train, "ntk")
     k = as_square("max_learning_rate", "k_train", k_train)
     size = len(k) * num_outputs
     return 2 * (1 + momentum) * size / jnp.linalg.eigvalsh(k)[-1]
 
 
-def _kernel(where: str, name: str, gram: Gram, field: str) -> Array:
+def kernel_of(where: str, name: str, gram: Gram, field: str) -> Array:
     """Returns one kernel of `gram`; `ValueError` if it is not there."""
     kernel = getattr(gram, field)
     if kernel is None:
