@@ -107,11 +107,11 @@ def _logistic(f, y):
     return -jnp.mean(jax.nn.log_sigmoid(y * f))
 
 
-def _descend(gram, y, f0):
+def _descend(k, y, f0):
     network = ker.gradient_descent(
-        _logistic, gram, y, t=2.0, learning_rate=0.5, momentum=0.5, noise=0.1, f0=f0
+        _logistic, k, y, t=2.0, learning_rate=0.5, momentum=0.5, noise=0.1, f0=f0
     )
-    return network.outputs, ker.predict(network, gram, f0=f0).mean
+    return network.outputs, ker.predict(network, k, f0=f0).mean
 
 
 def _covariances():
@@ -275,7 +275,7 @@ ENTRIES = (
         package="kernels",
         kind="function",
         names=("Descended", "gradient_descent"),
-        make=lambda: (_descend, (ker.Gram(ntk=_covariances()[0]), _Y, 0.1 * _Y)),
+        make=lambda: (_descend, (_covariances()[0], _Y, 0.1 * _Y)),
         # Of a Gram in 16 bits it works in float32; diffrax has one mode at a time.
         skip=frozenset({"bfloat16", "grad"}),
         source=f"{_LEE}, section 2.2",

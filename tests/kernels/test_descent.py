@@ -58,8 +58,8 @@ def test_golden(momentum):
     with jax.enable_x64(True):
         network = descend(momentum, k, y, f0, learning_rate=entry["learning_rate"])
         test = ker.predict(network, k_star, f0=f0_test)
-    # The peer integrates with tolerances of 1.4e-8 a step, which warrants 1e-4 over many
-    # steps; its distance was found to be 2e-7 and ours from a finer run is below 1e-9.
+    # The peer integrates with tolerances of 1.4e-8 a step, which warrants 1e-4 after
+    # many steps; its distance from a finer run was found to be 2e-7.
     name = "gd" if momentum is None else "momentum"
     for got, of in ((network.outputs, "train"), (test.mean, "test")):
         for time, index in ((20.0, 1), (1.0, 0)):
