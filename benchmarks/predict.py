@@ -8,10 +8,13 @@ of the Bayesian posterior (NNGP), kernels included, in float32. Two times are ta
 - first: the first such call of a process, with the training kernel, the factorizations
   and all compiling, but without imports; in fresh processes, in turns.
 
-`jaxarch` jits the prediction as a user would; `jaxarch-eager` calls `predict` as it is.
+`jaxarch-given` has the kernels before its time starts: `train`, `condition` and
+`predict` alone. Times of the processor are beside those of the wall, since a busy
+machine stretches the latter.
 `README.md` in this folder says how to read the output. The exit status is 1 if a gate
-fails: an error against the textbook formulas in float64 above 1e-4 of the largest
-value, or the same of a disagreement. A speed is not a gate.
+fails: an error against the textbook formulas in float64 above 2e-4 of the largest
+value, or a disagreement of more than 1e-3 (the peer's own error is 4e-4). A speed is
+not a gate.
 """
 
 import argparse
@@ -25,8 +28,8 @@ import _harness
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-OURS, EAGER, PEER = "jaxarch", "jaxarch-eager", "neural-tangents"
-TOLERANCE = 1e-4
+OURS, GIVEN, PEER = "jaxarch", "jaxarch-given", "neural-tangents"
+TOLERANCE, AGREEMENT = 2e-4, 1e-3
 CASES = {"converged": None, "t100": 100.0}
 
 
@@ -45,7 +48,7 @@ def spec_of(case):
     return {"depth": 3, "w_std": w_std, "b_std": b_std, "noise": 1e-2, "t": CASES[case]}
 
 
-def build_ours(spec, jit):
+def build_ours(spec, given):
     """Jaxarch's prediction, which trains in its first call."""
     sys.path.insert(0, str(HERE.parent))
     import jax
@@ -60,19 +63,18 @@ def build_ours(spec, jit):
     kernel, noise, t = ker.infinite(network), spec["noise"], spec["t"]
     made = []
 
-    def train(x, y):
-        gram = kernel(x)
-        last_layer = posterior = None
+    def train(gram, y):
         if t is None:
             posterior = ker.condition(gram, y, noise=noise)
         else:  # the peer's "nngp" is the last layer, trained as long
-            start = gram.nngp + noise * np.eye(len(x), dtype=np.float32)
-            last_layer = ker.Gram(nngp=start, ntk=gram.nngp)
-            posterior = ker.train(last_layer, y, t=t, noise=noise)
+            start = gram.nngp + noise * np.eye(len(y), dtype=np.float32)
+            posterior = ker.train(
+                ker.Gram(nngp=start, ntk=gram.nngp), y, t=t, noise=noise
+            )
         return ker.train(gram, y, t=t, noise=noise), posterior
 
-    def at(trained, posterior, x, x_test):
-        star, test = kernel(x_test, x), kernel(x_test)
+    @jax.jit
+    def at(trained, posterior, star, test):
         network = ker.predict(trained, star, test)
         if t is not None:
             star = ker.Gram(nngp=star.nngp, ntk=star.nngp)
@@ -81,14 +83,23 @@ def build_ours(spec, jit):
             network.mean, network.covariance, process.mean, process.covariance
         )
 
-    at = jax.jit(at) if jit else at
-
     def predict(x, y, x_test):
         if not made:
-            made.append(train(x, y))
-        return at(*made[0], x, x_test)
+            made.append(train(kernel(x), y))
+        return at(*made[0], kernel(x_test, x), kernel(x_test))
 
-    return predict, ()
+    if not given:
+        return predict, ()
+    x, x_test = (np.load(spec["inputs"][i]) for i in (0, 2))
+    grams = kernel(x), kernel(x_test, x), kernel(x_test)
+    jax.block_until_ready(grams)
+
+    def predict_given(x, y, x_test):
+        if not made:
+            made.append(train(grams[0], y))
+        return at(*made[0], *grams[1:])
+
+    return predict_given, ()
 
 
 # --- the reference ----------------------------------------------------------------
@@ -151,8 +162,9 @@ def run(name, args, directory):
     paths = [str(Path(directory) / f"input{i}.npy") for i in range(3)]
     for path, array in zip(paths, arrays, strict=True):
         np.save(path, array)
-    report = {"spec": spec, "shapes": shapes, "dtype": "float32", "sides": {}}
-    first, samples, values, errors = {}, {}, {}, {}
+    spec["inputs"] = paths
+    report = {"spec": spec_of(name), "shapes": shapes, "dtype": "float32", "sides": {}}
+    first, cpu, samples, values, errors = {}, {}, {}, {}, {}
     for trial in range(args.processes):
         with _harness.Sides(commands(args)) as sides:
             for side in sides.workers:
@@ -160,7 +172,9 @@ def run(name, args, directory):
                 if "error" in found:
                     errors[side] = found["error"]
                     continue
-                seconds = found["build_s"] + found["first_run_s"]
+                seconds = found["first_run_s"]
+                seconds += 0 if side == GIVEN else found["build_s"]
+                cpu.setdefault(side, []).append(found["first_run_cpu_s"])
                 first.setdefault(side, []).append(seconds)
             if trial < args.processes - 1:
                 continue
@@ -179,6 +193,7 @@ def run(name, args, directory):
     for side in first:
         report["sides"][side] = {
             "first_s": _harness.summary(first[side]),
+            "first_cpu_s": _harness.summary(cpu[side]),
             "warm_s": _harness.summary(warm[side]),
             "first_samples_s": first[side],
             "warm_samples_s": warm[side],
@@ -188,6 +203,9 @@ def run(name, args, directory):
     report["ratio"] = {
         side: {
             "peer_first_over_first": _harness.paired_ratio(first[PEER], first[side]),
+            "peer_first_cpu_over_first_cpu": _harness.paired_ratio(
+                cpu[PEER], cpu[side]
+            ),
             "peer_warm_over_warm": _harness.paired_ratio(warm[PEER], warm[side]),
         }
         for side in first
@@ -201,7 +219,7 @@ def run(name, args, directory):
     if OURS in first and PEER in first:
         gap = distance(values[PEER], values[OURS])
         report["difference"] = gap
-        gates["agrees"] = max(gap.values()) <= TOLERANCE
+        gates["agrees"] = max(gap.values()) <= AGREEMENT
     report["gates"] = gates
     return report
 
@@ -214,24 +232,15 @@ def print_report(report):
     for name, case in report["cases"].items():
         for side, found in case["sides"].items():
             ratio = case["ratio"].get(side, {})
-            rows.append(
-                [
-                    name,
-                    side,
-                    spread(found["first_s"], digits=2),
-                    *(
-                        spread(ratio[k], digits=1) if ratio else ""
-                        for k in ("peer_first_over_first",)
-                    ),
-                    spread(found["warm_s"], 1e3, 1),
-                    *(
-                        spread(ratio[k], digits=1) if ratio else ""
-                        for k in ("peer_warm_over_warm",)
-                    ),
-                    f"{max(found['error'].values()):.1e}",
-                ]
+            first, cpu = (
+                spread(found[k], digits=2) for k in ("first_s", "first_cpu_s")
             )
-    header = "case, side, first s, peer over ours, warm ms, peer over ours, error"
+            ratios = [spread(r, digits=1) for r in ratio.values()] or [""] * 3
+            row = [name, side, first, ratios[0], cpu, ratios[1]]
+            row += [spread(found["warm_s"], 1e3, 1), ratios[2]]
+            rows.append([*row, f"{max(found['error'].values()):.1e}"])
+    header = "case, side, first s, peer over it, first cpu s, peer over it"
+    header += ", warm ms, peer over it, error"
     _harness.print_table(header.split(", "), rows)
 
 
@@ -247,7 +256,7 @@ def parse(argv=None):
         "--setup-peers", action="store_true", help="first build the peer's environment"
     )
     parser.add_argument("--peer-python", type=Path, help="an interpreter that has it")
-    parser.add_argument("--serve", choices=(OURS, EAGER), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=(OURS, GIVEN), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     unknown = set(args.cases.split(",")) - set(CASES)
     if unknown:
@@ -260,7 +269,7 @@ def parse(argv=None):
 def commands(args):
     """How each side is started, ours first."""
     me = [sys.executable, __file__, "--serve"]
-    sides = {side: [*me, side] for side in (OURS, EAGER)}
+    sides = {side: [*me, side] for side in (OURS, GIVEN)}
     requirements = HERE / "peers" / "neural_tangents.txt"
     python = args.peer_python
     if python is None:
@@ -276,7 +285,7 @@ def main():
     args = parse()
     if args.serve:
         _harness.serve(
-            lambda spec: build_ours(spec, jit=args.serve == OURS),
+            lambda spec: build_ours(spec, given=args.serve == GIVEN),
             ("jaxarch",),
             Predictions._fields,
             whole=False,

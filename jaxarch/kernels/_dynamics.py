@@ -200,12 +200,18 @@ def _(posterior: Trained, k_test_train, k_test, f0) -> Predictive:
     else:
         spectrum = trained.matrix, trained.eigenvalues, trained.eigenvectors
         a = _respond(*spectrum, trained.time, ntk_star.T).T
-    a_k = einsum("tn,nm->tm", a, trained.nngp)
+    assert trained.nngp is not None
+    return spread(mean, _variance(a, trained.nngp, k_star, k_test))
+
+
+@jax.jit
+def _variance(a: Array, nngp: Array, k_star: Array, k_test: Array) -> Array:
+    """`k_test + A K A' - A k_star' - k_star A'`, or the diagonal for a vector."""
+    a_k = einsum("tn,nm->tm", a, nngp)
     if k_test.ndim == 1:
-        return spread(mean, k_test + (a * (a_k - 2 * k_star)).sum(1))
+        return k_test + (a * (a_k - 2 * k_star)).sum(1)
     a_k_star = einsum("tn,sn->ts", a, k_star)
-    moved = einsum("tn,sn->ts", a_k, a) - a_k_star - a_k_star.T
-    return spread(mean, k_test + moved)
+    return k_test + einsum("tn,sn->ts", a_k, a) - a_k_star - a_k_star.T
 
 
 def max_learning_rate(
@@ -257,6 +263,7 @@ def kernel_of(where: str, name: str, gram: Gram, field: str) -> Array:
 
 
 @jax.custom_jvp
+@jax.jit
 def _respond(
     matrix: Array, eigenvalues: Array, eigenvectors: Array, time: Array, b: Array
 ) -> Array:

@@ -75,6 +75,8 @@ def as_targets(where: str, name: str, y: ArrayLike, like: Array) -> Array:
     return jnp.asarray(y, like.dtype)
 
 
+# One program, where it is not traced into a larger one: it compiles in less time.
+@jax.jit
 def add_diagonal(matrix: Array, value: Array) -> Array:
     """Returns `matrix + value I`."""
     return matrix + value * jnp.eye(len(matrix), dtype=matrix.dtype)
@@ -146,6 +148,7 @@ def factor(where: str, name: str, a: Array) -> tuple[Array, Array]:
     return cholesky, jitter
 
 
+@jax.jit
 def solve(cholesky: Array, b: Array) -> Array:
     """Returns `(L L')^-1 b`."""
     half = solve_triangular(cholesky, b, lower=True)
