@@ -103,6 +103,17 @@ def _train(gram, y):
     return ker.predict(trained, gram, gram).mean
 
 
+def _logistic(f, y):
+    return -jnp.mean(jax.nn.log_sigmoid(y * f))
+
+
+def _descend(k, y, f0):
+    network = ker.gradient_descent(
+        _logistic, k, y, t=2.0, learning_rate=0.5, momentum=0.5, noise=0.1, f0=f0
+    )
+    return network.outputs, ker.predict(network, k, f0=f0).mean
+
+
 def _covariances():
     k = _X @ _X.T / 3 + 0.5 * jnp.eye(3)
     return k, 0.5 * k[:2], jnp.diagonal(k)[:2], _Y
@@ -259,6 +270,22 @@ ENTRIES = (
         proof="values of neural-tangents 0.6.5 at five times, 1e-10; matrix "
         "exponentials",
         differs="an absolute `noise`",
+    ),
+    Entry(
+        package="kernels",
+        kind="function",
+        names=("Descended", "gradient_descent"),
+        make=lambda: (_descend, (_covariances()[0], _Y, 0.1 * _Y)),
+        # A kernel in 16 bits is worked on in float32. diffrax has one mode of
+        # differentiation at a time, no rule for export, and in shard_map it wants
+        # check_vma=False.
+        skip=frozenset({"bfloat16", "export", "grad", "shard_map"}),
+        source=f"{_LEE}, section 2.2",
+        proof="values of neural-tangents 0.6.5, 1e-6; `train` for the squared loss, "
+        "1e-8; descent on the parameters of a linearised network, first order in its "
+        "step; the heavy ball in the limit of small steps",
+        differs="keeps the coefficients of the parameters, which give any test points; "
+        "weight decay; steps of diffrax",
     ),
     Entry(
         package="layers",

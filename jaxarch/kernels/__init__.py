@@ -18,6 +18,10 @@ from ._closed_forms import (
 )
 from ._combine import concatenate as concatenate
 from ._dense import DenseParams as DenseParams, dense as dense
+from ._descent import (
+    Descended as Descended,
+    gradient_descent as gradient_descent,
+)
 from ._dynamics import (
     Trained as Trained,
     max_learning_rate as max_learning_rate,

@@ -120,7 +120,7 @@ def train(
     """
     if not isinstance(gram, Gram):
         raise TypeError(f"train: `gram` must be a Gram, got {type(gram).__name__}.")
-    ntk = as_square("train", "gram.ntk", _kernel("train", "gram", gram, "ntk"))
+    ntk = as_square("train", "gram.ntk", kernel_of("train", "gram", gram, "ntk"))
     y = as_targets("train", "y", y, ntk)
     scalars = {"t": t, "learning_rate": learning_rate, "noise": noise}
     for name, value in scalars.items():
@@ -128,7 +128,7 @@ def train(
             check_scalar("train", name, value, positive=False)
     nngp = None
     if f0 is None:
-        nngp = as_square("train", "gram.nngp", _kernel("train", "gram", gram, "nngp"))
+        nngp = as_square("train", "gram.nngp", kernel_of("train", "gram", gram, "nngp"))
         check_shape("train", "gram.nngp", nngp, ntk.shape)
         nngp = nngp.astype(ntk.dtype)
     else:
@@ -161,7 +161,7 @@ def _(posterior: Trained, k_test_train, k_test, f0) -> Predictive:
             "predict: `k_test_train` must be a Gram for a Trained, got "
             f"{type(k_test_train).__name__}."
         )
-    ntk_star = _kernel("predict", "k_test_train", k_test_train, "ntk")
+    ntk_star = kernel_of("predict", "k_test_train", k_test_train, "ntk")
     ntk_star = as_cross("k_test_train.ntk", ntk_star, trained.weights)
     mean = einsum("tn,n...->t...", ntk_star, trained.weights)
 
@@ -191,21 +191,27 @@ def _(posterior: Trained, k_test_train, k_test, f0) -> Predictive:
             "predict: `k_test` must be a Gram for a Trained, got "
             f"{type(k_test).__name__}."
         )
-    k_star = _kernel("predict", "k_test_train", k_test_train, "nngp")
+    k_star = kernel_of("predict", "k_test_train", k_test_train, "nngp")
     k_star = as_cross("k_test_train.nngp", k_star, trained.weights)
     check_shape("predict", "k_test_train.nngp", k_star, ntk_star.shape)
-    k_test = as_test("k_test", _kernel("predict", "k_test", k_test, "nngp"), k_star)
+    k_test = as_test("k_test", kernel_of("predict", "k_test", k_test, "nngp"), k_star)
     if trained.cholesky is not None:
         a = solve(trained.cholesky, ntk_star.T).T
     else:
         spectrum = trained.matrix, trained.eigenvalues, trained.eigenvectors
         a = _respond(*spectrum, trained.time, ntk_star.T).T
-    a_k = einsum("tn,nm->tm", a, trained.nngp)
+    assert trained.nngp is not None
+    return spread(mean, _variance(a, trained.nngp, k_star, k_test))
+
+
+@jax.jit
+def _variance(a: Array, nngp: Array, k_star: Array, k_test: Array) -> Array:
+    """`k_test + A K A' - A k_star' - k_star A'`, or the diagonal for a vector."""
+    a_k = einsum("tn,nm->tm", a, nngp)
     if k_test.ndim == 1:
-        return spread(mean, k_test + (a * (a_k - 2 * k_star)).sum(1))
+        return k_test + (a * (a_k - 2 * k_star)).sum(1)
     a_k_star = einsum("tn,sn->ts", a, k_star)
-    moved = einsum("tn,sn->ts", a_k, a) - a_k_star - a_k_star.T
-    return spread(mean, k_test + moved)
+    return k_test + einsum("tn,sn->ts", a_k, a) - a_k_star - a_k_star.T
 
 
 def max_learning_rate(
@@ -242,13 +248,13 @@ def max_learning_rate(
             f"max_learning_rate: `momentum` must be in [0, 1), got {momentum}."
         )
     if isinstance(k_train, Gram):
-        k_train = _kernel("max_learning_rate", "k_train", k_train, "ntk")
+        k_train = kernel_of("max_learning_rate", "k_train", k_train, "ntk")
     k = as_square("max_learning_rate", "k_train", k_train)
     size = len(k) * num_outputs
     return 2 * (1 + momentum) * size / jnp.linalg.eigvalsh(k)[-1]
 
 
-def _kernel(where: str, name: str, gram: Gram, field: str) -> Array:
+def kernel_of(where: str, name: str, gram: Gram, field: str) -> Array:
     """Returns one kernel of `gram`; `ValueError` if it is not there."""
     kernel = getattr(gram, field)
     if kernel is None:
@@ -257,6 +263,7 @@ def _kernel(where: str, name: str, gram: Gram, field: str) -> Array:
 
 
 @jax.custom_jvp
+@jax.jit
 def _respond(
     matrix: Array, eigenvalues: Array, eigenvectors: Array, time: Array, b: Array
 ) -> Array:

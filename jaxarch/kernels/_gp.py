@@ -23,6 +23,7 @@ from .._params import params
 from ._gram import Gram
 
 if TYPE_CHECKING:
+    from ._descent import Descended
     from ._dynamics import Trained
 
 # A solve is only as good as its products: no TF32 on GPU, no bfloat16 on TPU.
@@ -74,6 +75,8 @@ def as_targets(where: str, name: str, y: ArrayLike, like: Array) -> Array:
     return jnp.asarray(y, like.dtype)
 
 
+# One program, where it is not traced into a larger one: it compiles in less time.
+@jax.jit
 def add_diagonal(matrix: Array, value: Array) -> Array:
     """Returns `matrix + value I`."""
     return matrix + value * jnp.eye(len(matrix), dtype=matrix.dtype)
@@ -145,6 +148,7 @@ def factor(where: str, name: str, a: Array) -> tuple[Array, Array]:
     return cholesky, jitter
 
 
+@jax.jit
 def solve(cholesky: Array, b: Array) -> Array:
     """Returns `(L L')^-1 b`."""
     half = solve_triangular(cholesky, b, lower=True)
@@ -209,8 +213,10 @@ def condition(
 
 
 def predict(
-    posterior: "Posterior | Trained",
-    k_test_train: Float[ArrayLike, "n_test n"] | Gram,
+    posterior: "Posterior | Trained | Descended",
+    k_test_train: Float[ArrayLike, "n_test n"]
+    | Float[ArrayLike, "n_test n outputs outputs"]
+    | Gram,
     k_test: Float[ArrayLike, " n_test"]
     | Float[ArrayLike, "n_test n_test"]
     | Gram
@@ -218,7 +224,7 @@ def predict(
     *,
     f0: Float[ArrayLike, " n_test"] | Float[ArrayLike, "n_test outputs"] | None = None,
 ) -> Predictive:
-    r"""Predicts at test points, from a `Posterior` or from a `Trained`.
+    r"""Predicts at test points, from a `Posterior`, a `Trained` or a `Descended`.
 
     From `condition`, with $K_*$ the covariance of test and training points:
 
@@ -226,25 +232,28 @@ def predict(
       \Sigma_* = K_{**} - K_* (K + \sigma^2 I)^{-1} K_*^\top.$$
 
     That is the distribution of the noise-free function; for a new noisy observation add
-    `noise` to the variance. From `train`, the distribution over trained networks, for
-    which see there. Results are in the dtype of `posterior`. Time O(n n_test) for the
-    mean, O(n^2 n_test) for the variance.
+    `noise` to the variance. From `train`, the distribution over trained networks, and
+    from `gradient_descent` the outputs of one network, for which see there. Results are
+    in the dtype of `posterior`. Time O(n n_test) for the mean, O(n^2 n_test) for the
+    variance.
 
     Args:
-        posterior: What `condition` or `train` returned.
+        posterior: What `condition`, `train` or `gradient_descent` returned.
         k_test_train: Kernel of test points (rows) and training points, shape
             `(n_test, n)`; for a `Posterior` a `Gram` means its `nngp`, for a `Trained`
-            it must be a `Gram` with both kernels.
+            it must be a `Gram` with both kernels, for a `Descended` it means its `ntk`
+            and may also be an array `(n_test, n, outputs, outputs)`.
         k_test: Kernel of the test points: a vector `(n_test,)` asks for the variance,
             a matrix `(n_test, n_test)` for the covariance too, `None` for the mean
             alone. A `Gram` means its `nngp`; for a `Trained` it must be a `Gram`.
         f0: The outputs at the test points, before training, of the one network whose
-            outputs were given to `train`: shape `(n_test,)` or `(n_test, outputs)`.
-            Required there, refused elsewhere.
+            outputs were given to `train` or `gradient_descent`: shape `(n_test,)` or
+            `(n_test, outputs)`. Required there, refused elsewhere.
 
     Returns:
-        `mean`, in shape `(n_test,)` or `(n_test, outputs)` like the targets; `variance`
-            `(n_test,)`, not below 0; and `covariance` `(n_test, n_test)`.
+        `mean`, in shape `(n_test,)` or `(n_test, outputs)` like the targets, after an
+            axis of times if a `Descended` has one; `variance` `(n_test,)`, not below 0;
+            and `covariance` `(n_test, n_test)`.
 
     Raises:
         TypeError: `posterior` or a kernel is of the wrong kind.
@@ -258,7 +267,7 @@ def predict(
 def predict_from(posterior, k_test_train, k_test, f0) -> Predictive:
     """Predicts from one kind of record; `_dynamics` adds the other kind."""
     raise TypeError(
-        "predict: `posterior` must be a Posterior or a Trained, got "
+        "predict: `posterior` must be a Posterior, a Trained or a Descended, got "
         f"{type(posterior).__name__}."
     )
 
