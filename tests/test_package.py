@@ -22,7 +22,8 @@ before = dict(jax.config.values)
 import jaxarch
 assert before == dict(jax.config.values)
 jax.config.update("jax_num_cpu_devices", 3)
-extras = {"chex", "equinox", "flax", "matplotlib", "optax", "sklearn", "tensorstore"}
+extras = {"chex", "equinox", "flax", "lineax", "matplotlib", "optax", "sklearn"}
+extras |= {"tensorstore", "tqdm"}
 assert not extras & set(sys.modules), extras & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -58,5 +58,6 @@ from ._rectified import (
     sign as sign,
 )
 from ._regularise import dropout as dropout, layer_norm as layer_norm
+from ._solve import Solution as Solution, solve as solve
 from ._state import State as State
 from ._store import StoredMatrix as StoredMatrix

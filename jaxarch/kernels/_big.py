@@ -103,7 +103,7 @@ def gram(
         (5, 5)
     """
     x1, x2 = check_inputs("gram", kernel, x1, x2)
-    limit, device_limit = _limits("gram", memory_limit, mesh)
+    limit, device_limit = memory_limits("gram", memory_limit, mesh)
     if tile is not None:
         check_positive("gram", tile=tile)
     if store is not None:
@@ -187,8 +187,8 @@ def check_inputs(where: str, kernel: Any, x1: Any, x2: Any) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def _limits(where: str, memory_limit: int | None, mesh: Mesh | None):
-    """Bytes that the host and each accelerator may spend; infinite where unknown."""
+def memory_limits(where: str, memory_limit: int | None, mesh: Mesh | None):
+    """Bytes for the host and for each accelerator; infinite where unknown."""
     if memory_limit is not None:
         check_positive(where, memory_limit=memory_limit)
         return memory_limit, memory_limit

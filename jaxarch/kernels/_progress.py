@@ -13,21 +13,18 @@ class _Silent:
     def update(self, count: int = 1) -> None:
         """Does nothing."""
 
-    def set_postfix_str(self, text: str) -> None:
-        """Does nothing."""
-
     def close(self) -> None:
         """Does nothing."""
 
 
-def bar(shown: bool, total: int | None, *, what: str, unit: str) -> Any:
+def bar(shown: bool, total: int | None, *, what: str, unit: str, done: int = 0) -> Any:
     """Returns a bar with rate and remaining time; silent without tqdm."""
     if shown and jax.process_index() == 0:
         try:
             from tqdm.auto import tqdm
         except ImportError:
             return _Silent()
-        return tqdm(total=total, desc=what, unit=unit, smoothing=0.1)
+        return tqdm(total=total, desc=what, unit=unit, initial=done)
     return _Silent()
 
 
@@ -58,7 +55,7 @@ def free_memory() -> int | None:
     return min(found) if found else None
 
 
-def device_free_memory(device: jax.Device) -> int | None:
+def device_free_memory(device: Any) -> int | None:
     """Free bytes of an accelerator; `None` for a CPU, whose memory is the host's."""
     stats = None if device.platform == "cpu" else device.memory_stats()
     if not stats or "bytes_limit" not in stats:

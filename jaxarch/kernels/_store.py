@@ -204,19 +204,19 @@ class StoredMatrix:
             ValueError: a tile is missing or damaged.
         """
         indices = self.tiling.indices if indices is None else indices
-        started = [self._start(index) for index in indices[:2]]
+        started = [self.start(index) for index in indices[:2]]
         for position, index in enumerate(indices):
             future = started.pop(0)
             if position + 2 < len(indices):
-                started.append(self._start(indices[position + 2]))
-            block = self._finish(index, future)
+                started.append(self.start(indices[position + 2]))
+            block = self.finish(index, future)
             flip = self.tiling.symmetric and index[0] > index[1]
             yield index, block.T if flip else block
 
     def intact(self, index: Index) -> bool:
         """Reads a stored tile and tells whether its checksum is right."""
         try:
-            self._finish(index, self._start(index))
+            self.finish(index, self.start(index))
         except ValueError:
             return False
         return True
@@ -225,10 +225,12 @@ class StoredMatrix:
         i, j = index
         return (j, i) if self.tiling.symmetric and i > j else (i, j)
 
-    def _start(self, index: Index):
+    def start(self, index: Index) -> Any:
+        """Starts to read a tile, from where it is stored."""
         return self._array[self.tiling.slices(self._home(index))].read()
 
-    def _finish(self, index: Index, future) -> np.ndarray:
+    def finish(self, index: Index, future: Any) -> np.ndarray:
+        """The tile as it is stored, if its checksum is right."""
         home = self._home(index)
         problem = "is not finished"
         if home in self._checksums:
@@ -241,6 +243,6 @@ class StoredMatrix:
             except (ValueError, OSError, RuntimeError) as error:
                 problem = f"is damaged: {error}"
         raise ValueError(
-            f"StoredMatrix: tile {home} of `{self.kind}` in {self.store} {problem}. The "
-            "call of gram that made the store computes what is missing."
+            f"StoredMatrix: tile {home} of `{self.kind}` in {self.store} {problem}; "
+            "the call of gram that made the store computes what is missing."
         )

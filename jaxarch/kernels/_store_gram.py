@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from .. import __version__
 from .._dtypes import at_least_float32, float_dtype
@@ -80,8 +79,7 @@ def gram_in_store(
 
 
 def _fill(tiles: Tiles, arrays, log: "_Log", mine, done: set[Index], progress) -> None:
-    shown = bar(progress, len(mine), what="Gram", unit="tile")
-    shown.update(len(done))
+    shown = bar(progress, len(mine), what="Gram", unit="tile", done=len(done))
     writing: collections.deque = collections.deque()
 
     def commit():

@@ -78,7 +78,9 @@ def call(kernel: Any, x1: Any, x2: Any, *, same: bool, ntk: bool) -> tuple[Array
     else:
         gram = kernel(x1, x1 if same else x2)
     if not isinstance(gram, Gram):
-        raise TypeError(f"gram: `kernel` must return a Gram, got {type(gram).__name__}.")
+        raise TypeError(
+            f"gram: `kernel` must return a Gram, got {type(gram).__name__}."
+        )
     found = (gram.nngp,) if gram.ntk is None or not ntk else (gram.nngp, gram.ntk)
     wanted = len(x1), len(x1 if same else x2)
     for k in found:
@@ -97,7 +99,8 @@ def _mirrored(k: Array) -> Array:
 def outputs(kernel: Any, x1: np.ndarray, x2: np.ndarray, *, ntk: bool):
     """Names and dtype of the matrices that `kernel` gives, without computing any."""
     args = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in (x1, x2)]
-    found = jax.eval_shape(functools.partial(call, same=False, ntk=ntk), kernel, *args)
+    one = functools.partial(call, kernel, same=False, ntk=ntk)
+    found = jax.eval_shape(one, *args)
     return ("nngp", "ntk")[: len(found)], np.dtype(found[0].dtype)
 
 
@@ -152,7 +155,7 @@ class Program:
 
 def compile_program(
     kernel: Any,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Any],
     *blocks: tuple[tuple[int, ...], Any],
     ntk: bool,
 ) -> Program:
@@ -184,7 +187,9 @@ def _compile(treedef, avals, devices, blocks, ntk, x64) -> Program:
         )
     sharding = NamedSharding(mesh, split)
     whole = NamedSharding(mesh, PartitionSpec())
-    kernel = treedef.unflatten([jax.ShapeDtypeStruct(*a, sharding=whole) for a in avals])
+    kernel = treedef.unflatten(
+        [jax.ShapeDtypeStruct(*a, sharding=whole) for a in avals]
+    )
     xs = [
         jax.ShapeDtypeStruct((len(devices), *shape), dtype, sharding=sharding)
         for shape, dtype in blocks
@@ -210,7 +215,7 @@ class Tiles:
         one, two = (
             ((min(tiling.tile, len(x)), *x.shape[1:]), x.dtype) for x in (x1, other)
         )
-        blocks = {True: (one,)} if tiling.symmetric else {}
+        blocks: dict[bool, tuple] = {True: (one,)} if tiling.symmetric else {}
         if not tiling.symmetric or tiling.counts[0] > 1:
             blocks[False] = (one, two)
         programs = {
@@ -260,7 +265,12 @@ class Tiles:
     def _finish(self, batch, result):
         found = []
         shards = [
-            [s.data for s in sorted(k.addressable_shards, key=lambda s: s.index[0].start or 0)]
+            [
+                s.data
+                for s in sorted(
+                    k.addressable_shards, key=lambda s: s.index[0].start or 0
+                )
+            ]
             for k in result
         ]
         for d, index in enumerate(batch):
