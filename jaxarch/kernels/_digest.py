@@ -69,7 +69,7 @@ def _describe(value: Any) -> str:
             texts.append(f"{field.name}={_describe(held)}")
         return f"{type(value).__qualname__}({', '.join(texts)})"
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
-        return digest_array(value)
+        return digest_array(value)  # pyright: ignore[reportArgumentType]
     raise TypeError(f"gram: no digest is defined for {type(value).__name__}.")
 
 

@@ -107,20 +107,22 @@ def solve(
     check_scalar("solve", "noise", noise, positive=True)
     check_positive("solve", rank=rank, max_steps=max_steps)
     limit = min(memory_limits("solve", memory_limit, None))
-    k: Any = _matrix(k, kind)
-    if callable(k) != (x is not None):
-        wanted = "the examples of the kernel" if callable(k) else "None for a matrix"
+    matrix = _matrix(k, kind)
+    if callable(matrix) != (x is not None):
+        wanted = (
+            "the examples of the kernel" if callable(matrix) else "None for a matrix"
+        )
         got = "None" if x is None else f"shape {np.shape(x)}"
         raise ValueError(f"solve: `x` must be {wanted}, got {got}.")
     if method == "cholesky":
-        return _by_cholesky(k, y, noise, x, kind, tile, limit, progress)
-    if callable(k):
-        x, _ = check_inputs("solve", k, x, None)
-        operator = Recomputed(k, x, kind, tile)
-    elif isinstance(k, StoredMatrix):
-        operator = Stored(k, limit)
+        return _by_cholesky(matrix, y, noise, x, kind, tile, limit, progress)
+    if callable(matrix):
+        x, _ = check_inputs("solve", matrix, x, None)
+        operator = Recomputed(matrix, x, kind, tile)
+    elif isinstance(matrix, StoredMatrix):
+        operator = Stored(matrix, limit)
     else:
-        operator = Dense(k)
+        operator = Dense(matrix)
     return _by_cg(operator, y, noise, tol, rank, max_steps, progress)
 
 
@@ -153,7 +155,7 @@ def _by_cholesky(k: Any, y, noise, x, kind, tile, limit, progress) -> Solution:
             "needs less."
         )
     if callable(k):
-        k = getattr(gram(k, x, tile=tile, progress=progress), kind)
+        k = _matrix(gram(k, x, tile=tile, progress=progress), kind)  # pyright: ignore
     k = jnp.asarray(np.asarray(k) if isinstance(k, StoredMatrix) else k)
     posterior = condition(k, y, noise=noise)
     w = posterior.weights

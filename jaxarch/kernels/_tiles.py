@@ -96,7 +96,7 @@ def _mirrored(k: Array) -> Array:
     return jnp.triu(k) + jnp.triu(k, 1).T
 
 
-def outputs(kernel: Any, x1: np.ndarray, x2: np.ndarray, *, ntk: bool):
+def outputs(kernel: Any, x1: Any, x2: Any, *, ntk: bool):
     """Names and dtype of the matrices that `kernel` gives, without computing any."""
     args = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in (x1, x2)]
     one = functools.partial(call, kernel, same=False, ntk=ntk)
