@@ -25,7 +25,7 @@ from ._store import (
     open_array,
     read_logs,
 )
-from ._tiles import Index, Tiles, outputs
+from ._tiles import Index, Tiles, Tiling, outputs
 
 _BATCHES_WRITTEN = 2  # at a time
 _PARTS = ("kernel", "numbers", "data", "dtype", "kinds", "tile")
@@ -59,7 +59,7 @@ def gram_in_store(
         limits=limits,
         writing=_BATCHES_WRITTEN,
     )
-    manifest = _claim(store, parts, tiles, kinds, dtype)
+    manifest = _claim(store, parts, tiles.tiling, kinds, dtype)
     mine = [
         index
         for number, index in enumerate(tiles.tiling.indices)
@@ -143,9 +143,8 @@ def _parts(kernel, x1, x2, kinds, dtype, digest) -> dict[str, Any]:
     return dict(zip(_PARTS, values, strict=False))
 
 
-def _claim(store: Path, parts, tiles: Tiles, kinds, dtype) -> dict[str, Any]:
+def _claim(store: Path, parts, tiling: Tiling, kinds, dtype) -> dict[str, Any]:
     """Makes the store, or compares it with this computation; returns its manifest."""
-    tiling = tiles.tiling
     parts = parts | {"tile": str(tiling.tile)}
     manifest = {
         "format": 1,
