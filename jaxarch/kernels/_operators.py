@@ -141,7 +141,9 @@ _OPEN: weakref.WeakValueDictionary[int, Stored] = weakref.WeakValueDictionary()
 
 
 def _load(handle, number) -> np.ndarray:
-    return _OPEN[int(handle)].load(int(number))
+    # As 32-bit words: the thread of a callback may be one in which `jax.enable_x64` is
+    # not in force, and JAX would round float64 there.
+    return _OPEN[int(handle)].load(int(number)).view(np.uint32)
 
 
 def _both_ways(total: Array, parts: Array, index: Array, k: Array) -> Array:
@@ -156,14 +158,17 @@ def _stored_product(arrays, v: Array) -> Array:
     kept, indices, others, handle = arrays
     side = kept.shape[1]
     parts = _split(v, side)
-    tile = jax.ShapeDtypeStruct((side, side), kept.dtype)
+    words = kept.dtype.itemsize // 4
+    raw = jax.ShapeDtypeStruct((side, side * words), jnp.uint32)
 
     def held(total, xs):
         return _both_ways(total, parts, *xs), None
 
     def read(total, xs):
         number, index = xs
-        k = jax.pure_callback(_load, tile, handle, number, vmap_method="sequential")
+        k = jax.pure_callback(_load, raw, handle, number, vmap_method="sequential")
+        k = k if words == 1 else k.reshape(side, side, words)
+        k = jax.lax.bitcast_convert_type(k, kept.dtype)
         return _both_ways(total, parts, index, k), None
 
     total = jnp.zeros_like(parts)
