@@ -174,13 +174,13 @@ def main():
         "memory": memory,
     }
     spread = _harness.spread
-    row = [times["points"], f"{times['stored_bytes'] / 1e6:.0f}"]
+    row = [str(times["points"]), f"{times['stored_bytes'] / 1e6:.0f}"]
     row += [spread(times[k], digits=2) for k in ("compute_s", "store_s", "ratio")]
     header = "points, MB on disk, compute s, with store s, ratio, the write alone s"
     _harness.print_table(header.split(", "), [[*row, f"{times['write_alone_s']:.2f}"]])
     print()
     rows = [
-        [m["points"], f"{m['matrix_bytes'] / 1e6:.0f}", f"{m['peak_bytes'] / 1e6:.0f}"]
+        [str(m["points"]), f"{m['matrix_bytes'] / 1e6:.0f}", f"{m['peak_bytes'] / 1e6:.0f}"]
         for m in memory
     ]
     _harness.print_table("points, MB of both matrices, peak MB".split(", "), rows)
