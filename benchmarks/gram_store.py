@@ -180,7 +180,11 @@ def main():
     _harness.print_table(header.split(", "), [[*row, f"{times['write_alone_s']:.2f}"]])
     print()
     rows = [
-        [str(m["points"]), f"{m['matrix_bytes'] / 1e6:.0f}", f"{m['peak_bytes'] / 1e6:.0f}"]
+        [
+            str(m["points"]),
+            f"{m['matrix_bytes'] / 1e6:.0f}",
+            f"{m['peak_bytes'] / 1e6:.0f}",
+        ]
         for m in memory
     ]
     _harness.print_table("points, MB of both matrices, peak MB".split(", "), rows)

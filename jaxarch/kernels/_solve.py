@@ -73,6 +73,10 @@ def solve(
     $\sigma^2 w$ at most `tol` times it too. Time O(n^2 outputs) a step and
     O(n rank^2) once.
 
+    A float32 matrix is known to about 1e-7 of its largest eigenvalue, which may be its
+    trace. With a smaller noise $K + \sigma^2 I$ need not be positive definite, and the
+    steps diverge: make the kernel in float64.
+
     Args:
         k: The kernel matrix `(n, n)`, symmetric, positive semi-definite: an array, a
             `StoredMatrix`, a `Gram` of either; or a kernel to compute it with.
@@ -208,7 +212,7 @@ def _by_cg(operator, y, noise, tol, rank, max_steps, progress) -> Solution:
         raise ValueError(
             f"solve: the residual must fall to `tol` = {tol:.1e} of |y|, got "
             f"{worst:.1e} after {int(steps.max())} of `max_steps` = {max_steps}; a "
-            "larger `rank` or `noise`, or a float64 kernel, helps."
+            "larger `rank` or `noise`, or a kernel made in float64, may help."
         )
     weights = u * (size / noise)
     if y.ndim == 1:
