@@ -69,9 +69,9 @@ def solve(
       and memory does not grow with n^2. Worth it where a matrix has no room anywhere.
 
     A pivoted Cholesky decomposition of up to `rank` rows preconditions. The steps end
-    when the residual is at most `tol` times $|y|$ for every output, and the change of
-    $\sigma^2 w$ at most `tol` times it too. Time O(n^2 outputs) a step and
-    O(n rank^2) once.
+    when the residual is at most `tol` times $|y|$ for every output (twice that is
+    accepted, for rounding), and the change of $\sigma^2 w$ at most `tol` times it too.
+    Time O(n^2 outputs) a step and O(n rank^2) once.
 
     A float32 matrix is known to about 1e-7 of its largest eigenvalue, which may be its
     trace. With a smaller noise $K + \sigma^2 I$ need not be positive definite, and the
