@@ -76,6 +76,7 @@ def test_tiles_of_two_sets_make_the_whole_matrix(tile):
     close(got.ntk, linear(X, Y))
 
 
+@pytest.mark.slow
 def test_a_network_in_tiles_matches_the_recursion():
     got = ker.gram(RELU, X, tile=20, progress=False)
     nngp, ntk = relu_kernels(X, X, depth=1, w_std=1.5, b_std=0.1)

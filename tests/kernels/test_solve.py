@@ -83,6 +83,7 @@ def test_every_way_matches_numpy(store, held, method, kind, y):
     assert ((got.num_steps > 0) == (method == "cg")).all()
 
 
+@pytest.mark.slow
 def test_float32_and_a_kernel():
     kernel = ker.infinite(lambda h: ker.dense(h, 1, w_std=1.0, b_std=1.0))
     x, y = X.astype("f4"), Y.astype("f4")
