@@ -288,6 +288,28 @@ ENTRIES = (
         "weight decay; steps of diffrax",
     ),
     Entry(
+        package="kernels",
+        kind="function",
+        names=("StoredMatrix", "gram"),
+        source="Gram matrices in tiles: ours, on "
+        "[zarr version 3](https://zarr-specs.readthedocs.io/en/latest/v3/core/)",
+        proof="closed forms; eight devices, two processes, a killed process that goes "
+        "on, damaged tiles: the same bits",
+        differs="a log forced to disk after each tile; checksums; a digest of the "
+        "computation",
+        state="our choice",
+    ),
+    Entry(
+        package="kernels",
+        kind="function",
+        names=("Solution", "solve"),
+        source="Hestenes, Stiefel 1952; Harbrecht, Peters, Schneider 2012 (pivoted "
+        "Cholesky); Gardner et al. 2018, "
+        "[arXiv:1809.11165](https://arxiv.org/abs/1809.11165), section 4.2",
+        proof="numpy.linalg.solve, 1e-7 of the largest weight with `tol` 1e-8",
+        differs=r"solves for $\sigma^2 w$; conjugate gradients are lineax's",
+    ),
+    Entry(
         package="layers",
         kind="primitive",
         names=("MLPParams", "mlp_init", "mlp_apply"),

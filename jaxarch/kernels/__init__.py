@@ -4,6 +4,7 @@ An architecture is a Python function of one value, made of the operations below;
 `infinite` and `finite` read it.
 """
 
+from ._big import gram as gram
 from ._closed_forms import (
     cos as cos,
     erf as erf,
@@ -61,4 +62,6 @@ from ._rectified import (
     sign as sign,
 )
 from ._regularise import dropout as dropout, layer_norm as layer_norm
+from ._solve import Solution as Solution, solve as solve
 from ._state import State as State
+from ._store import StoredMatrix as StoredMatrix

@@ -84,6 +84,7 @@ class Expansion(Nonlinearity):
 
     label: str
     fn: Callable | None = None
+    named: bool = False  # whether the user gave the label, which then stands for `fn`
 
     @property
     def name(self) -> str:  # pyright: ignore
@@ -204,7 +205,9 @@ def elementwise(
         h: A Gaussian value.
         fn: A function of a number that JAX can differentiate, best a module-level one:
             a fresh lambda compiles again and does not pickle.
-        name: Stands for the function in printed graphs.
+        name: Stands for the function in printed graphs and in the digest of a stored
+            Gram (`gram`), which is refused without it. Another function needs another
+            name.
 
     Returns:
         A value that is not Gaussian.
@@ -218,7 +221,7 @@ def elementwise(
         )
     label = name or getattr(fn, "__name__", "fn")
     _refuse_rough(fn, label)
-    return emit(Expansion(label, fn), [h], [])
+    return emit(Expansion(label, fn, name is not None), [h], [])
 
 
 def tanh(h: Symbol) -> Symbol:
