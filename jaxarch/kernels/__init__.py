@@ -23,6 +23,11 @@ from ._dynamics import (
     max_learning_rate as max_learning_rate,
     train as train,
 )
+from ._empirical import (
+    empirical_nngp as empirical_nngp,
+    empirical_ntk as empirical_ntk,
+    ntk_vector_product as ntk_vector_product,
+)
 from ._expansion import (
     elementwise as elementwise,
     elementwise_error as elementwise_error,

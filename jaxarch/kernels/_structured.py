@@ -1,0 +1,298 @@
+r"""Gradients in factors: what one example contributes to the empirical NTK.
+
+Novak, Sohl-Dickstein, Schoenholz, *Fast Finite Width Neural Tangent Kernel* (ICML 2022,
+arXiv:2206.08720), section 3.3. A zero probe is added to the output of every equation
+that is linear in a parameter. The cotangent of the probe is $b$, the recorded input of
+the equation is $a$, and the gradient of output $o$ is $\sum_m a_m \otimes b_{om}$, so
+that its inner product with that of another example is
+
+$$\sum_{m m'} (a_m \cdot a'_{m'}) (b_{om} \cdot b'_{o'm'})$$
+
+and neither gradient is formed. Parameters without that structure are differentiated as
+usual, and their gradients multiplied.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import (
+    ClosedJaxpr,
+    Jaxpr,
+    Literal,
+    jaxpr_as_fun,
+    primitives as prim,
+)
+from jaxtyping import Array
+
+from .._dtypes import at_least_float32
+from ._function import Function, basis
+from ._gp import einsum
+from ._uses import INLINED, Site, Use, jaxpr_of, scan_arguments
+
+
+class Factors(NamedTuple):
+    """The gradient of every output, for a batch of examples.
+
+    Of `rows` an entry is a parameter's list of `(a, b)` with shapes (n, b, m, k) and
+    (n, outputs, b, m, n_out); of `whole` one is a gradient (n, outputs, size).
+    """
+
+    rows: dict[int, list[tuple[Array, Array]]]
+    whole: list[Array]
+
+
+class Plan(NamedTuple):
+    """Which parameters are taken in factors, and how the function is evaluated."""
+
+    function: Function
+    jaxpr: Any  # closed, of function(floats, arrays, x) for one example
+    uses: dict[int, list[Use]]
+    out: jax.ShapeDtypeStruct
+
+
+def factors(plan: Plan, floats: Sequence[Array], arrays: Any, x: Any) -> Factors:
+    """Differentiates the function at a batch of examples."""
+    return jax.vmap(lambda one: _one(plan, floats, arrays, one))(x)
+
+
+def _one(plan: Plan, floats, arrays, x) -> Factors:
+    order = [use for uses in plan.uses.values() for use in uses]
+    sites = [site for use in order for site in (use, *use.scales)]
+    dtype = at_least_float32(plan.out.dtype)
+    probes = []
+    for use in order:
+        b, m, _, n = use.shape
+        lengths = [length for length, _ in use.scans]
+        probes.append(jnp.zeros((*lengths, b, m, n), _out_dtype(plan.jaxpr, use)))
+    rest = [i for i in range(len(floats)) if i not in plan.uses]
+
+    def run(probes, differentiated):
+        leaves = list(floats)
+        for i, leaf in zip(rest, differentiated, strict=True):
+            leaves[i] = leaf
+        if not order:
+            return plan.function(leaves, arrays, x), []
+        given = dict(zip(order, probes, strict=True))
+        (out,), seen = _evaluate(
+            plan.jaxpr.jaxpr,
+            plan.jaxpr.consts,
+            jax.tree.leaves((leaves, arrays, x)),
+            _Sites(given),
+        )
+        return out, [seen[site] for site in sites]
+
+    _, pull, seen = jax.vjp(run, probes, [floats[i] for i in rest], has_aux=True)
+    seen = dict(zip(sites, seen, strict=True))
+    cotangents, whole = jax.vmap(pull)(basis(plan.out))
+    fold = dict(zip(order, cotangents, strict=True))
+    rows = {}
+    for leaf, uses in plan.uses.items():
+        one_hot = not all(use.gather for use in uses)
+        rows[leaf] = [
+            (
+                _inputs(use, seen, dtype, one_hot),
+                _fold(fold[use], use, 1).astype(dtype),
+            )
+            for use in uses
+        ]
+    outputs = math.prod(plan.out.shape)
+    flat = [g.reshape(outputs, -1).astype(dtype) for g in whole]
+    return Factors(rows, flat)
+
+
+def _inputs(use: Use, seen: dict[Site, Array], dtype, one_hot: bool) -> Array:
+    a = seen[use]
+    if use.gather and one_hot:
+        a = jax.nn.one_hot(a[..., 0], use.shape[2], dtype=dtype)
+    elif not use.gather:
+        a = a.astype(dtype)
+    for site in use.scales:
+        scale = jnp.asarray(seen[site]).astype(dtype)
+        a = a * scale.reshape(scale.shape + (1,) * (a.ndim - scale.ndim))
+    return _fold(a, use, 0)
+
+
+def _fold(value: Array, use: Use, lead: int) -> Array:
+    """Joins the axes of scans, after `lead` others, with those of a step: (b, m, ...).
+
+    Steps over slices of the parameter join what its gradient shares, steps at which it
+    is constant join the sum.
+    """
+    for depth in reversed(range(len(use.scans))):
+        _, over = use.scans[depth]
+        at = lead + depth
+        if not over:
+            value = jnp.moveaxis(value, at, at + 1)
+            at += 1
+        shape = value.shape
+        value = value.reshape(*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :])
+    return value
+
+
+def _out_dtype(jaxpr, use: Use):
+    inner = jaxpr.jaxpr
+    for i in use.where[:-1]:
+        inner = jaxpr_of(inner.eqns[i])
+    return inner.eqns[use.where[-1]].outvars[0].aval.dtype
+
+
+# --- evaluation with probes -------------------------------------------------------
+
+
+class _Sites:
+    """Probes and sites below one (nested) jaxpr."""
+
+    def __init__(self, probes: dict[Use, Array], where: tuple[int, ...] = ()):
+        self.probes, self.where = probes, where
+
+    def below(self, i: int) -> "_Sites | None":
+        """Those inside equation `i`; `None` where there are none."""
+        here = (*self.where, i)
+        depth = len(here)
+        probes = {
+            use: probe
+            for use, probe in self.probes.items()
+            if any(s.where[:depth] == here for s in (use, *use.scales))
+        }
+        return _Sites(probes, here) if probes else None
+
+    def here(self) -> list[Site]:
+        """The sites that are this equation."""
+        sites = {s: None for use in self.probes for s in (use, *use.scales)}
+        return [s for s in sites if s.where == self.where]
+
+
+def _evaluate(jaxpr, consts, args, sites: _Sites) -> tuple[list[Array], dict]:
+    """Runs a jaxpr with probes added; returns its outputs and what sites recorded."""
+    env = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+    seen: dict[Site, Array] = {}
+
+    def read(v):
+        return v.val if isinstance(v, Literal) else env[v]
+
+    for i, eqn in enumerate(jaxpr.eqns):
+        values = [read(v) for v in eqn.invars]
+        inner = sites.below(i)
+        if inner is None:
+            outs = _bind(eqn, values)
+        elif found := inner.here():
+            outs = _bind(eqn, values)
+            for site in found:
+                seen[site] = site.read(values)
+                if isinstance(site, Use):
+                    outs = [outs[0] + site.place(inner.probes[site])]
+        else:
+            run = _scan if eqn.primitive is prim.scan_p else _inline
+            outs, below = run(eqn, values, inner)
+            seen |= below
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [read(v) for v in jaxpr.outvars], seen
+
+
+def _bind(eqn, values) -> list[Any]:
+    """Evaluates one equation as a program of its own, custom derivatives included."""
+    known = {v: x for v, x in zip(eqn.invars, values, strict=True)
+             if not isinstance(v, Literal)}
+    one = Jaxpr((), list(known), eqn.outvars, [eqn], eqn.effects)
+    return jaxpr_as_fun(ClosedJaxpr(one, ()))(*known.values())
+
+
+def _consts(eqn) -> Sequence[Any]:
+    return getattr(eqn.params[INLINED.get(eqn.primitive, "jaxpr")], "consts", ())
+
+
+def _inline(eqn, values, sites: _Sites):
+    return _evaluate(jaxpr_of(eqn), _consts(eqn), values, sites)
+
+
+def _scan(eqn, values, sites: _Sites):
+    """A scan whose steps take their part of the probes and give what they recorded."""
+    num_consts, num_carry = scan_arguments(eqn)
+    consts, rest = values[:num_consts], values[num_consts:]
+    carry, xs = rest[:num_carry], rest[num_carry:]
+    uses, kept = list(sites.probes), []
+
+    def step(carry, scanned):
+        xs, probes = scanned
+        here = _Sites(dict(zip(uses, probes, strict=True)), sites.where)
+        inputs = [*consts, *carry, *xs]
+        outs, seen = _evaluate(jaxpr_of(eqn), _consts(eqn), inputs, here)
+        kept[:] = seen
+        return outs[:num_carry], (outs[num_carry:], list(seen.values()))
+
+    carry, (ys, recorded) = lax.scan(
+        step,
+        carry,
+        (xs, list(sites.probes.values())),
+        length=eqn.params["length"],
+        reverse=eqn.params["reverse"],
+        unroll=eqn.params["unroll"],
+    )
+    return [*carry, *ys], dict(zip(kept, recorded, strict=True))
+
+
+# --- inner products ---------------------------------------------------------------
+
+# Axes: i, j examples; o, p outputs; b shared; m, l summed; k, n contracted.
+_COTANGENTS = {
+    "full": "iobmn,jpbln->biomjpl",
+    "diagonal": "iobmn,jobln->obimjl",
+    "trace": "iobmn,jobln->bimjl",
+}
+_WHOLE = {
+    "full": "iok,jpk->iojp",
+    "diagonal": "iok,jok->oij",
+    "trace": "iok,jok->ij",
+}
+_SHAPE = {"full": "iojp", "diagonal": "oij", "trace": "ij"}
+_RESULT = {"full": "iojp->ijop", "diagonal": "oij->ijo", "trace": "ij->ij"}
+
+
+def contract(plan: Plan, one: Factors, two: Factors, form: str) -> Array:
+    """The tangent kernel of two batches in one of the forms `(i, j, ...)`."""
+    total: Any = 0.0
+    for left, right in zip(one.whole, two.whole, strict=True):
+        total = total + einsum(_WHOLE[form], left, right)
+    for leaf, uses in plan.uses.items():
+        for u, left in zip(uses, one.rows[leaf], strict=True):
+            for v, right in zip(uses, two.rows[leaf], strict=True):
+                term = _straight if u.key == v.key else _crossed
+                gather = all(use.gather for use in uses)
+                total = total + term(left, right, form, gather)
+    return einsum(_RESULT[form], total)
+
+
+def _straight(left, right, form: str, gather: bool) -> Array:
+    """Both gradients have `a` on the same axes of the parameter."""
+    (a1, b1), (a2, b2) = left, right
+    if gather:
+        a1, a2 = a1[..., 0], a2[..., 0]  # (i, b, m), (j, b, l)
+        a1 = jnp.moveaxis(a1, 1, 0)[:, :, :, None, None]
+        a2 = jnp.moveaxis(a2, 1, 0)[:, None, None, :, :]
+        inner = ((a1 == a2) & (a1 >= 0)).astype(b1.dtype)
+    else:
+        inner = einsum("ibmk,jblk->bimjl", a1, a2)
+    outer = einsum(_COTANGENTS[form], b1, b2)
+    if form == "full":
+        inner = inner[:, :, None, :, :, None, :]
+        return (inner * outer).sum((0, 3, 6))
+    if form == "diagonal":
+        return (inner[None] * outer).sum((1, 3, 5))
+    return (inner * outer).sum((0, 2, 4))
+
+
+def _crossed(left, right, form: str, gather: bool) -> Array:
+    """One gradient has `a` where the other has `b` (a matrix and its transpose)."""
+    (a1, b1), (a2, b2) = left, right
+    inner = einsum("ibmk,jpblk->pbimjl", a1, b2)
+    outer = einsum("iobmn,jbln->obimjl", b1, a2)
+    if form == "full":
+        return einsum("pbimjl,obimjl->iojp", inner, outer)
+    if form == "diagonal":
+        return einsum("obimjl,obimjl->oij", inner, outer)
+    return einsum("obimjl,obimjl->ij", inner, outer)
