@@ -196,8 +196,11 @@ def _evaluate(jaxpr, consts, args, sites: _Sites) -> tuple[list[Array], dict]:
 
 def _bind(eqn, values) -> list[Any]:
     """Evaluates one equation as a program of its own, custom derivatives included."""
-    known = {v: x for v, x in zip(eqn.invars, values, strict=True)
-             if not isinstance(v, Literal)}
+    known = {
+        v: x
+        for v, x in zip(eqn.invars, values, strict=True)
+        if not isinstance(v, Literal)
+    }
     one = Jaxpr((), list(known), eqn.outvars, [eqn], eqn.effects)
     return jaxpr_as_fun(ClosedJaxpr(one, ()))(*known.values())
 

@@ -119,7 +119,7 @@ class _Search:
         return [view_of(v) for v in jaxpr.outvars]
 
     def equation(self, eqn, views, where, scans) -> list[View | None]:
-        nothing = [None] * len(eqn.outvars)
+        nothing: list[View | None] = [None] * len(eqn.outvars)
         if eqn.primitive in INLINED:
             return self.walk(jaxpr_of(eqn), views, where, scans)
         if eqn.primitive is prim.scan_p:

@@ -1,5 +1,7 @@
 """Small functions of one example, `(f, params, x1, x2)`, and their NTK by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ def convolutional():
         h = jnp.sin(h @ p[2]) * p[4][None, None]
         for _ in range(2):
             h = h + jnp.tanh(conv(h, p[3]))
-        return h.mean((0, 1))[:3]
+        return h.mean((0, 1))[:2]
 
     return f, params, images(3), images(2, seed=1)
 
@@ -140,20 +142,9 @@ def attention():
 
 
 def awkward():
-    """Parameters in a branch, a custom derivative, a slice, a product with another."""
-
-    @jax.custom_vjp
-    def pretend(w, h):
-        return w @ h
-
-    # Twice the true derivative: it must be taken as it is written.
-    pretend.defvjp(
-        lambda w, h: (w @ h, (w, h)),
-        lambda r, g: (2 * jnp.outer(g, r[1]), r[0].T @ g),
-    )
+    """Parameters in a branch, a slice, a product, returned as they are, unused."""
     params = {
         "cond": draw(4, 4),
-        "custom": draw(4, 4),
         "slice": draw(6, 4),
         "a": draw(4, 2),
         "b": draw(2, 4),
@@ -164,9 +155,39 @@ def awkward():
 
     def f(p, x):
         h = lax.cond(x[0] > 0, lambda w: w @ x, lambda w: w.T @ x, p["cond"])
-        h = pretend(p["custom"], h) + p["slice"][1:5] @ h
+        h = p["slice"][1:5] @ h
         h = jnp.tanh((p["a"] @ p["b"]) @ h + p["square"] @ p["square"] @ h)
         return h + p["returned"]
+
+    return f, params, vectors(3, 4), vectors(2, 4, seed=1)
+
+
+def custom():
+    """Custom derivatives, which are to be taken as they are written."""
+
+    @jax.custom_vjp
+    def doubled(w, h):
+        return w @ h
+
+    doubled.defvjp(
+        lambda w, h: (w @ h, (w, h)),
+        lambda r, g: (2 * jnp.outer(g, r[1]), r[0].T @ g),
+    )
+
+    @jax.custom_jvp
+    def tripled(w, h):
+        return w @ h
+
+    @tripled.defjvp
+    def _(primals, tangents):
+        (w, h), (dw, dh) = primals, tangents
+        return w @ h, 3 * (dw @ h) + w @ dh
+
+    params = {"in": draw(4, 4), "doubled": draw(4, 4), "tripled": draw(3, 4)}
+
+    def f(p, x):
+        h = jnp.tanh(doubled(p["doubled"], p["in"] @ x))
+        return tripled(p["tripled"], h)
 
     return f, params, vectors(3, 4), vectors(2, 4, seed=1)
 
@@ -179,7 +200,16 @@ ALL = (
     recurrent,
     attention,
     awkward,
+    custom,
 )
+
+
+@functools.cache
+def case(make):
+    """`(f, params, x1, x2)` in float64 and its full kernel (n1, n2, *out, *out)."""
+    with jax.enable_x64(True):
+        f, params, x1, x2 = make()
+        return f, params, x1, x2, ntk_by_hand(f, params, x1, x2)
 
 
 def jacobian_rows(f, params, x):
@@ -198,6 +228,8 @@ def jacobian_rows(f, params, x):
 
 
 def ntk_by_hand(f, params, x1, x2):
-    """The full kernel (n1, n2, outputs, outputs) in NumPy."""
+    """The full kernel in NumPy."""
     one, two = jacobian_rows(f, params, x1), jacobian_rows(f, params, x2)
-    return np.einsum("iok,jpk->ijop", one, two)
+    shape = jax.eval_shape(f, params, x1[0]).shape
+    kernel = np.einsum("iok,jpk->ijop", one, two)
+    return kernel.reshape(len(x1), len(x2), *shape, *shape)
