@@ -133,6 +133,15 @@ def _backward(problem: Problem) -> Cost:
     return Cost(side, side, _PER_BYTE * result, sweeps * size, 2 * result)
 
 
+def has_custom_vjp(jaxpr: Any) -> bool:
+    """Whether a forward derivative may be missing."""
+    return any(
+        eqn.primitive is prim.custom_vjp_call_p
+        or any(has_custom_vjp(inner) for inner, _ in sub_jaxprs(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
 def choose_uses(problem: Problem, *, every: bool) -> dict[int, list[Use]]:
     """The parameters to take in factors: all that can be, or those where it pays."""
     found = find_uses(problem.jaxpr, len(problem.leaves))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_option, check_positive
 from .._dtypes import at_least_float32
-from ._cost import Cost, Problem, choose_uses, predict
+from ._cost import Cost, Problem, choose_uses, has_custom_vjp, predict
 from ._function import (
     Function,
     basis,
@@ -59,7 +59,8 @@ def empirical_ntk(
     - `"jacobian"` forms the gradients and multiplies them: memory O(n O P), time
       O(n^2 O P), times O more for the full kernel.
     - `"vector_products"` forms them on one side and pushes them forward through the
-      network: time O(n^2 O) evaluations.
+      network: time O(n^2 O) evaluations. A `custom_vjp` in the network has no forward
+      derivative, so neither this nor `ntk_vector_product` can be used with one.
     - `"structured"` keeps the gradient of a parameter of a dense, convolutional or
       embedding layer in its two factors, the inputs and the cotangents, and multiplies
       those. Layers inside `jit`, `scan` and `checkpoint` are found too. Other
@@ -274,7 +275,8 @@ def _choose(task: _Task, method: str, floats, arrays, x1, x2) -> _Method:
     if method == "nngp":
         return _nngp(task, floats, arrays, problem, out)
     candidates: list[dict | None] = []
-    if method in ("auto", "vector_products"):
+    forward = method == "auto" and not has_custom_vjp(problem.jaxpr.jaxpr)
+    if forward or method == "vector_products":
         candidates.append(None)
     if method == "jacobian":
         candidates.append({})

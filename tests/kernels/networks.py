@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxarch import kernels as ker
+
 
 def draw(*shape):
     rng = np.random.default_rng(sum(shape) * 7 + len(shape))
@@ -52,15 +54,13 @@ def mlp():
 
 def convolutional():
     """Strides, dilation, groups, a 1 by 1 layer as a matrix, and one that repeats."""
-    params = [draw(3, 2, 2, 4), draw(2, 2, 2, 6), draw(6, 4), draw(3, 3, 4, 4), draw(4)]
+    params = [draw(3, 2, 2, 4), draw(2, 2, 2, 4), draw(4, 4), draw(4)]
 
     def f(p, x):
-        h = jnp.tanh(conv(x, p[0], (2, 1), rhs_dilation=(1, 2)))
-        h = jnp.tanh(conv(h, p[1], padding="VALID", feature_group_count=2))
-        h = jnp.sin(h @ p[2]) * p[4][None, None]
+        h = jnp.tanh(conv(x, p[0], (2, 1), "VALID", rhs_dilation=(1, 2)))
         for _ in range(2):
-            h = h + jnp.tanh(conv(h, p[3]))
-        return h.mean((0, 1))[:2]
+            h = jnp.tanh(conv(h, p[1], feature_group_count=2))
+        return (jnp.sin(h @ p[2]) * p[3][None, None]).mean((0, 1))[:2]
 
     return f, params, images(3), images(2, seed=1)
 
@@ -204,6 +204,16 @@ ALL = (
 )
 
 
+# Compiling is what these tests spend their time on.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def ntk(f, params, x1, x2=None, **options):
+    """`empirical_ntk`, compiled with little optimisation."""
+    run = functools.partial(ker.empirical_ntk, f, **options)
+    return jax.jit(run, compiler_options=QUICK)(params, x1, x2)
+
+
 @functools.cache
 def case(make):
     """`(f, params, x1, x2)` in float64 and its full kernel (n1, n2, *out, *out)."""
@@ -216,7 +226,7 @@ def jacobian_rows(f, params, x):
     """One gradient at a time: an array (n, outputs, number of parameters)."""
     leaves, treedef = jax.tree.flatten(params)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def gradient(x, o):
         def output(leaves):
             return f(treedef.unflatten(leaves), x).reshape(-1)[o]
