@@ -280,8 +280,8 @@ ENTRIES = (
         make=lambda: (_empirical, (_WEIGHTS, _POINTS, _X)),
         source="Novak, Sohl-Dickstein, Schoenholz 2022, "
         "[arXiv:2206.08720](https://arxiv.org/abs/2206.08720)",
-        proof="values of neural-tangents 0.6.5 and gradients taken one at a time, 1e-12, "
-        "for eight kinds of network and every method",
+        proof="values of neural-tangents 0.6.5, and gradients taken one at a time for "
+        "eight kinds of network, 1e-12 by every method",
         differs="factors or whole gradients, whichever cost less, for each parameter; "
         "embeddings, scan and checkpoint too; custom derivatives and branches are not "
         "looked into",
@@ -291,16 +291,16 @@ ENTRIES = (
         kind="transform",
         names=("linearize", "taylor_expand"),
         source=_LEE + ", section 2.2",
-        proof="values of neural-tangents 0.6.5, 1e-12; polynomials of their degree with "
-        "a remainder of the next order",
+        proof="values of neural-tangents 0.6.5, 1e-12; polynomials of their degree, "
+        "with a remainder of the next order",
     ),
     Entry(
         package="kernels",
         kind="function",
         names=("Estimate", "monte_carlo"),
-        source=_LEE + " (their empirical kernels); the standard error is Welford 1962",
-        proof="a distribution with known moments; the infinite kernel, 4 standard errors "
-        "+ 5/width",
+        source=_LEE + ", section 3 (the comparison); Welford 1962 (the sums)",
+        proof="a distribution with known moments; the infinite kernel, 4 standard "
+        "errors + 5/width",
         state="our choice",
     ),
     Entry(

@@ -179,9 +179,9 @@ def _evaluate(jaxpr, consts, args, sites: _Sites) -> tuple[list[Array], dict]:
         values = [read(v) for v in eqn.invars]
         inner = sites.below(i)
         if inner is None:
-            outs = _bind(eqn, values)
+            outs = _bind(jaxpr, eqn, values)
         elif found := inner.here():
-            outs = _bind(eqn, values)
+            outs = _bind(jaxpr, eqn, values)
             for site in found:
                 seen[site] = site.read(values)
                 if isinstance(site, Use):
@@ -194,14 +194,14 @@ def _evaluate(jaxpr, consts, args, sites: _Sites) -> tuple[list[Array], dict]:
     return [read(v) for v in jaxpr.outvars], seen
 
 
-def _bind(eqn, values) -> list[Any]:
+def _bind(jaxpr, eqn, values) -> list[Any]:
     """Evaluates one equation as a program of its own, custom derivatives included."""
     known = {
         v: x
         for v, x in zip(eqn.invars, values, strict=True)
         if not isinstance(v, Literal)
     }
-    one = Jaxpr((), list(known), eqn.outvars, [eqn], eqn.effects)
+    one = Jaxpr((), list(known), eqn.outvars, [eqn], eqn.effects, jaxpr.debug_info)
     return jaxpr_as_fun(ClosedJaxpr(one, ()))(*known.values())
 
 

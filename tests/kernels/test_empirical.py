@@ -302,7 +302,8 @@ def test_flax():
             h = nn.LayerNorm()(nn.gelu(h))
             return nn.Dense(2)(h.reshape(-1))
 
-    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+    loose = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with jax.enable_x64(True), loose[0], loose[1]:
         x = networks.images(3)
         module = Network()
         params = module.init(jax.random.key(0), x[0])
