@@ -329,7 +329,7 @@ def _vector_products(task: _Task, floats, arrays, out, cost) -> _Method:
             return jax.vmap(jax.vmap(push))(directions)  # (j, p, *out)
 
         y = jax.vmap(one)(x).astype(dtype)
-        y = y.reshape(*y.shape[:3], -1)
+        y = y.reshape(*y.shape[:3], math.prod(out.shape))
         subscripts = {"full": "ijpo->ijop", "diagonal": "ijoo->ijo"}
         return jnp.einsum(subscripts.get(task.form, "ijoo->ij"), y)
 

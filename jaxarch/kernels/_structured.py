@@ -300,7 +300,8 @@ def _outer(b1: Array, b2: Array, form: str) -> Array:
     """(i, o, b, m, n) and (j, p, b, l, n) to the products that `form` needs."""
     x, y = (jnp.einsum(_ORDER[form], b) for b in (b1, b2))
     if form == "trace":  # the sum over outputs belongs to the product: (b, i, m, j, l)
-        return _products(*(z.reshape(*z.shape[:3], -1) for z in (x, y)))
+        o, n = x.shape[3:]
+        return _products(*(z.reshape(*z.shape[:3], o * n) for z in (x, y)))
     if form == "diagonal":  # (o, b, i, m, j, l)
         o, b = x.shape[:2]
         z = _products(*(z.reshape(o * b, *z.shape[2:]) for z in (x, y)))
