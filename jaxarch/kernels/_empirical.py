@@ -253,10 +253,10 @@ class _Method(NamedTuple):
 
 
 def _problem(task: _Task, floats, arrays, x1, x2) -> tuple[Problem, Any]:
-    one = example(x1)
-    out = jax.eval_shape(task.function, floats, arrays, one)
-    # The same numbers of examples on each side where only the pairs (i, i) are wanted.
     n1 = jax.tree.leaves(x1)[0].shape[0]
+    # Not `example(x1)`: under `shard_map` a jaxpr says what differs between devices.
+    one = jax.tree.map(lambda a: a[0], x1) if n1 else example(x1)
+    out = jax.eval_shape(task.function, floats, arrays, example(x1))
     n2 = n1 if x2 is None else jax.tree.leaves(x2)[0].shape[0]
     problem = Problem(
         jaxpr=jax.make_jaxpr(task.function)(floats, arrays, one),

@@ -114,7 +114,7 @@ def test_other_golden_values():
         nngp = ker.empirical_nngp(f, params, x1, x2)
         assert_near(nngp, arrays["empirical/nngp_trace"])
         vector = jnp.asarray(arrays["empirical/vp_cotangent"])
-        for tile in (None, 2, 5):
+        for tile in (None, 2):
             product = ker.ntk_vector_product(f, params, x1, x2, vector, tile=tile)
             assert_near(product, arrays["empirical/vp"])
         moved = jax.tree.map(lambda p: p + 0.1 * jnp.sign(p), params)
@@ -275,7 +275,11 @@ def test_monte_carlo_of_an_architecture():
         return ker.dense(h, 4, w_std=1.1, b_std=0.1)
 
     x = networks.vectors(3).astype(jnp.float32)
-    got = ker.monte_carlo(ker.finite(network), jax.random.key(1), x, None, 64)
+    model = ker.finite(network)
+    got = jax.jit(
+        lambda key: ker.monte_carlo(model, key, x, None, 64),
+        compiler_options=networks.QUICK,
+    )(jax.random.key(1))
     want = ker.infinite(network)(x)
     for k in ("nngp", "ntk"):
         mean, error, exact = (
@@ -283,8 +287,9 @@ def test_monte_carlo_of_an_architecture():
         )
         scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
         assert (np.abs(mean - exact) < 4 * error + 5 / 256 * scale).all()
-    nngp = ker.monte_carlo(
-        ker.finite(network), jax.random.key(1), x, x, 2, ntk=False, tile=2
+    nngp = jax.eval_shape(
+        lambda key: ker.monte_carlo(model, key, x, x, 2, ntk=False, tile=2),
+        jax.random.key(1),
     )
     assert nngp.mean.ntk is None
 
@@ -292,6 +297,7 @@ def test_monte_carlo_of_an_architecture():
 # Other frameworks.
 
 
+@pytest.mark.slow
 def test_flax():
     import flax.linen as nn
 
@@ -309,12 +315,13 @@ def test_flax():
         params = module.init(jax.random.key(0), x[0])
         params = jax.tree.map(lambda p: p.astype(x.dtype) + 0.1, params)
         want = networks.ntk_by_hand(module.apply, params, x, x)
-        for method in ("structured", "auto"):
-            got = networks.ntk(
-                module.apply, params, x, method=method, trace_outputs=False
-            )
-            assert_near(got, want)
-        estimate = ker.monte_carlo(module, jax.random.key(1), x, x[:2], 2)
+        got = networks.ntk(
+            module.apply, params, x, method="structured", trace_outputs=False
+        )
+        assert_near(got, want)
+        estimate = jax.eval_shape(
+            lambda key: ker.monte_carlo(module, key, x, x[:2], 2), jax.random.key(1)
+        )
         assert estimate.mean.ntk.shape == (3, 2)
 
 
@@ -376,8 +383,15 @@ def test_value_is_differentiable_in_the_parameters():
         jax.tree.map(lambda a, b: assert_near(a, np.asarray(b), 1e-10), *kernels)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("method", ["jacobian", "vector_products", "structured"])
+@pytest.mark.parametrize(
+    ("dtype", "method"),
+    [
+        ("bfloat16", "structured"),
+        ("float16", "vector_products"),
+        ("float32", "jacobian"),
+        ("float32", "structured"),
+    ],
+)
 def test_dtypes(dtype, method):
     f, params, x1, x2, full = networks.case(networks.mlp)
 
@@ -386,7 +400,7 @@ def test_dtypes(dtype, method):
         return h @ (p["w"][1] * p["scale"]) + p["b"][1]
 
     cast = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), (params, x1, x2))
-    got = ker.empirical_ntk(plain, *cast, method=method)
+    got = networks.ntk(plain, *cast, method=method)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), cast)
         want = reduced(networks.ntk_by_hand(plain, *wide), True)
@@ -481,7 +495,11 @@ def matmul(w, x):
             "with `diagonal` `x2` must have the 2 examples of `x1`, got 1",
         ),
         ({"f": lambda w, x: (w @ x,)}, TypeError, "`f` must return one array"),
-        ({"f": lambda w, x: (w @ x).astype(complex)}, TypeError, "real floating.*complex64"),
+        (
+            {"f": lambda w, x: (w @ x).astype(complex)},
+            TypeError,
+            "real floating.*complex64",
+        ),
         ({"f": lambda w, x: w[:0] @ x}, ValueError, r"one number, got shape \(0,\)"),
         ({"trace_outputs": "mean"}, ValueError, "`trace_outputs`.*got 'mean'"),
         ({"trace_outputs": 2}, TypeError, "`trace_outputs` must be a bool.*got int"),
