@@ -24,6 +24,7 @@ from ._function import (
     check_output,
     example,
     split,
+    vary,
 )
 from ._gp import einsum
 from ._structured import Plan, contract, factors
@@ -319,7 +320,7 @@ def _vector_products(task: _Task, floats, arrays, out, cost) -> _Method:
     def gradients(x):
         def one(x):
             _, pull = jax.vjp(lambda p: task.function(p, arrays, x), floats)
-            return jax.vmap(lambda v: pull(v)[0])(basis(out))
+            return jax.vmap(lambda v: pull(v)[0])(basis(out, floats, x))
 
         return jax.vmap(one)(x)
 
@@ -341,6 +342,7 @@ def _vector_products(task: _Task, floats, arrays, out, cost) -> _Method:
 
 @functools.partial(jax.jit, static_argnames=("task", "method"))
 def _evaluate(task: _Task, method: str, floats, arrays, x1, x2) -> Array:
+    floats = vary(floats, x1, x2)
     chosen = _choose(task, method, floats, arrays, x1, x2)
     out = jax.eval_shape(task.function, floats, arrays, example(x1))
     side = task.tile or tile_side(
@@ -360,6 +362,8 @@ def _evaluate(task: _Task, method: str, floats, arrays, x1, x2) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("task",))
 def _product(task: _Task, floats, arrays, x1, x2, vector) -> Array:
+    floats = vary(floats, x1, x2, vector)
+    vector = vary(vector, floats)
     problem, _ = _problem(task, floats, arrays, x1, x2)
     cost = predict(problem._replace(outputs=1), {})
     side = task.tile or tile_side(task.memory, cost.example_bytes, 0.0)
@@ -371,7 +375,7 @@ def _product(task: _Task, floats, arrays, x1, x2, vector) -> Array:
         return jax.vjp(lambda p: batch(p, x), floats)[1](v)[0]
 
     n2, done = vector.shape[0], 0
-    gradient = jax.tree.map(jnp.zeros_like, floats)
+    gradient = vary(jax.tree.map(jnp.zeros_like, floats), floats)
     if whole := n2 // side:
         done = whole * side
         chunks = jax.tree.map(

@@ -145,7 +145,28 @@ def check_output(
     return out
 
 
-def basis(out: jax.ShapeDtypeStruct) -> Array:
-    """The unit cotangents of an output, `(outputs, *out)`."""
+def basis(out: jax.ShapeDtypeStruct, *like: Any) -> Array:
+    """The unit cotangents of an output that depends on `like`: `(outputs, *out)`."""
     outputs = math.prod(out.shape)
-    return jnp.eye(outputs, dtype=out.dtype).reshape(outputs, *out.shape)
+    unit = jnp.eye(outputs, dtype=out.dtype).reshape(outputs, *out.shape)
+    return vary(unit, *like)
+
+
+def vary(arrays: Any, *like: Any) -> Any:
+    """Returns equal arrays that JAX takes to depend on all of `like`.
+
+    Under `shard_map` the derivative in what all devices share is summed over devices;
+    that in an array of a device's own is not.
+    """
+    sources = [
+        leaf.reshape(-1)[0]
+        for leaf in jax.tree.leaves(like)
+        if leaf.size and jnp.issubdtype(leaf.dtype, jnp.number)
+    ]
+
+    def one(a):
+        for source in sources:
+            a = jnp.where(False, source.astype(a.dtype), a)
+        return a
+
+    return jax.tree.map(one, arrays)

@@ -29,7 +29,7 @@ from jax.extend.core import (
 from jaxtyping import Array
 
 from .._dtypes import at_least_float32
-from ._function import Function, basis
+from ._function import Function, basis, vary
 from ._gp import einsum
 from ._uses import INLINED, Site, Use, jaxpr_of, scan_arguments
 
@@ -67,7 +67,8 @@ def _one(plan: Plan, floats, arrays, x) -> Factors:
     for use in order:
         b, m, _, n = use.shape
         lengths = [length for length, _ in use.scans]
-        probes.append(jnp.zeros((*lengths, b, m, n), _out_dtype(plan.jaxpr, use)))
+        zeros = jnp.zeros((*lengths, b, m, n), _out_dtype(plan.jaxpr, use))
+        probes.append(vary(zeros, floats, x))
     rest = [i for i in range(len(floats)) if i not in plan.uses]
 
     def run(probes, differentiated):
@@ -87,7 +88,7 @@ def _one(plan: Plan, floats, arrays, x) -> Factors:
 
     _, pull, seen = jax.vjp(run, probes, [floats[i] for i in rest], has_aux=True)
     seen = dict(zip(sites, seen, strict=True))
-    cotangents, whole = jax.vmap(pull)(basis(plan.out))
+    cotangents, whole = jax.vmap(pull)(basis(plan.out, floats, x))
     fold = dict(zip(order, cotangents, strict=True))
     rows = {}
     for leaf, uses in plan.uses.items():
