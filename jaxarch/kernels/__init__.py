@@ -28,6 +28,12 @@ from ._dynamics import (
     max_learning_rate as max_learning_rate,
     train as train,
 )
+from ._empirical import (
+    empirical_nngp as empirical_nngp,
+    empirical_ntk as empirical_ntk,
+    ntk_vector_product as ntk_vector_product,
+)
+from ._expand import linearize as linearize, taylor_expand as taylor_expand
 from ._expansion import (
     elementwise as elementwise,
     elementwise_error as elementwise_error,
@@ -47,6 +53,7 @@ from ._gp import (
 )
 from ._gram import Gram as Gram
 from ._infinite import Kernel as Kernel, infinite as infinite
+from ._monte_carlo import Estimate as Estimate, monte_carlo as monte_carlo
 from ._piecewise import elu as elu, selu as selu
 from ._polynomials import (
     hermite as hermite,
