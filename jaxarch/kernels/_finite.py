@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_rank
 from .._params import static
-from ._graph import Graph, Number, Symbol, record
+from ._graph import Graph, Number, Shape, Symbol, record
 from ._infinite import Kernel
 
 
@@ -39,25 +39,26 @@ class Model:
         Raises:
             ValueError: if `x` is not one example, or branches differ in width.
         """
-        check_rank("init", "x", x, 1, "(features,) (one example)")
-        widths, params, seen = [], [], {}
+        _check_example("init", x, "(one example)")
+        shapes, params, seen = [], [], {}
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)
         ):
             operation = node.operation
-            args = [widths[j] for j in node.args]
-            widths.append(operation.features(*args) if args else x.shape[0])
+            args = [shapes[j] for j in node.args]
+            first = Shape(x.shape[:-1], x.shape[-1])
+            shapes.append(operation.shape(*args) if args else first)
             own = operation.init(jax.random.fold_in(key, i), numbers, args, x.dtype)
             if own is None:
                 continue
-            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]
+            sizes = [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]
             if operation.parameter not in seen:
-                seen[operation.parameter] = shapes
+                seen[operation.parameter] = sizes
                 params.append(own)
-            elif seen[operation.parameter] != shapes:
+            elif seen[operation.parameter] != sizes:
                 raise ValueError(
                     f"{operation.name}: parameters named {operation.parameter!r} must "
-                    f"have one shape, got {seen[operation.parameter]} and {shapes}."
+                    f"have one shape, got {seen[operation.parameter]} and {sizes}."
                 )
         return tuple(params)
 
@@ -82,7 +83,7 @@ class Model:
             ValueError: if `x` is not one example.
             NotImplementedError: if an operation has no finite network.
         """
-        check_rank("apply", "x", x, 1, "(features,) (one example; use jax.vmap)")
+        _check_example("apply", x, "(one example; use jax.vmap)")
         values, seen, remaining = [], {}, iter(params)
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)

@@ -13,7 +13,7 @@ by name where it is not.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,13 @@ class Value:
     raw: bool = False  # the input itself, which is Gaussian if a `State` says so
 
 
+class Shape(NamedTuple):
+    """Positions of a value, and its number of coordinates at each of them."""
+
+    space: tuple[int, ...]  # () for a plain vector
+    features: int | None  # None where it is not known
+
+
 class Operation:
     """One operation: a frozen dataclass of statics, with a rule for each reading.
 
@@ -48,14 +55,26 @@ class Operation:
         """Derives the `Value` of the result; raises where no kernel can be right."""
         raise NotImplementedError
 
-    def features(self, *args: int | None) -> int | None:
-        """Number of coordinates of the result; `None` where it is not known."""
+    def shape(self, *args: Shape) -> Shape:
+        """Shape of the result; raises where the arguments do not fit."""
         return args[0]
 
+    def needs(self, full: bool) -> bool:
+        """Whether it needs its arguments at pairs of different positions.
+
+        Args:
+            full: Whether its own result is needed there.
+        """
+        return full
+
+    def mixes(self, full: bool) -> bool:
+        """Whether pairs of one offset become pairs of other offsets; see `_spatial`."""
+        return False
+
     def marginal(
-        self, numbers: Sequence[Number], *args: Marginal, features: Sequence[int | None]
+        self, numbers: Sequence[Number], *args: Marginal, shapes: Sequence[Shape]
     ) -> Marginal:
-        """Moments of the result at each example."""
+        """Moments of the result at each position of each example."""
         raise NotImplementedError
 
     def pair(
@@ -64,14 +83,14 @@ class Operation:
         *args: Covariance,
         out1: Marginal,
         out2: Marginal,
-        features: Sequence[int | None],
+        shapes: Sequence[Shape],
         rules: Rules,
     ) -> Pair:
         """Covariance and tangent kernel of the result at each pair of examples."""
         raise NotImplementedError
 
     def init(
-        self, key: Array, numbers: Sequence[Number], widths: Sequence[int], dtype: Any
+        self, key: Array, numbers: Sequence[Number], shapes: Sequence[Shape], dtype: Any
     ) -> Any:
         """Parameters of the finite network; `None` if the operation has none."""
         return None
@@ -230,7 +249,8 @@ def _number(where: str, value: Any) -> Number:
         )
     if not isinstance(value, jax.Array):
         value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value * 1.0
+    floating = jnp.issubdtype(value.dtype, jnp.floating)
+    return value if floating else value.astype(jnp.result_type(float))
 
 
 def emit(operation: Operation, args: Sequence[Symbol], numbers: Sequence[Any]):

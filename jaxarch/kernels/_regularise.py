@@ -28,7 +28,7 @@ class LayerNorm(Operation):
         (h,) = args
         return dataclasses.replace(h, centred=h.centred or not h.mixed, raw=False)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$c / (c + \epsilon)$ with the variance $c = q - m^2$."""
         (h,), (eps,) = args, numbers
         if h.mean is None:
@@ -46,7 +46,7 @@ class LayerNorm(Operation):
             )
         )
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """The cosine of the centred parts."""
         (h,) = args
         scale = out1.weights[0] * out2.weights[0]
@@ -79,19 +79,23 @@ class Dropout(Operation):
         """The mask is a source of its own, and no mixture with 0 is Gaussian."""
         return dataclasses.replace(args[0], gaussian=False, raw=False)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$q / (1 - p)$."""
         (h,), (rate,) = args, numbers
         return Marginal.of(h.q / (1 - rate), h.mean)
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """Two examples have independent masks; an example has one with itself."""
         (h,), (rate,) = args, numbers
-        if rules.same:
+        if rules.same is True:
             return Pair(h.v, h.w, h.t / (1 - rate), h.slope)
         v = rate + (1 - rate) * h.v
         w = None if h.w is None else rate + (1 - rate) * h.w
-        return Pair(v, w, h.t, h.slope)
+        if rules.same is False:
+            return Pair(v, w, h.t, h.slope)
+        v = jnp.where(rules.same, h.v, v)
+        w = None if h.w is None else jnp.where(rules.same, h.w, w)
+        return Pair(v, w, jnp.where(rules.same, h.t / (1 - rate), h.t), h.slope)
 
     def apply(self, numbers, params, *args: Array, key):
         """Drops each coordinate with probability `rate`; without a key, none."""
