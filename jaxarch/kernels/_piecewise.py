@@ -119,9 +119,9 @@ class PiecewiseExponential(Nonlinearity):
             psi = x * (math.pi - theta) / 2
             a = -root1 * jnp.cos(psi + theta / 2)
             b = -root2 * jnp.cos(psi - theta / 2)
-            both = _radial(a + b)[1]
-            f3 = alpha**2 * (both - _radial(a)[1] - _radial(b)[1] + 1)
-            d3 = alpha**2 * both
+            at_a, at_b, at_both = (_radial(x) for x in (a, b, a + b))
+            f3 = (a + b) * at_both[0] - a * at_a[0] - b * at_b[0]  # M_1 - 1 = x M_0
+            f3, d3 = alpha**2 * f3, alpha**2 * at_both[1]
             narrow, wide = weight * theta / 2, weight * (math.pi - theta) / 2
             f = f + narrow * (f1 + f2) + wide * f3
             return (f, fd + narrow * (d1 + d2) + wide * d3), None

@@ -1,221 +1,256 @@
-"""The kernel as an object: transformations, states, tiles, dtypes, errors."""
+"""The kernel as a function: its paths, transformations, dtypes and refusals."""
 
+import functools
 import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import P
 
 from jaxarch import kernels as ker
-from jaxarch.kernels import _infinite
 
-X = np.random.default_rng(3).normal(size=(7, 4)).astype(np.float32)
+from . import textbook
 
-
-def lower(h, w_std=1.4):
-    h = ker.dense(h, 8, w_std=w_std, b_std=0.3)
-    return ker.relu(h) + ker.dense(ker.erf(ker.dense(h, 8)), 8, b_std=0.1)
-
-
-def upper(h):
-    return ker.dense(ker.gelu(ker.dense(h, 8, w_std=1.2)), 1, b_std=0.2)
+_RNG = np.random.default_rng(0)
+X1, X2 = _RNG.normal(size=(8, 3)), _RNG.normal(size=(6, 3))
+X1[5] = X1[2]
+X2[3] = X1[1]
+SINGLE = X1.astype(np.float32), X2.astype(np.float32)
 
 
-def whole(h, w_std=1.4):
-    return upper(lower(h, w_std))
+def network(h, ops=ker, w_std=1.4, b_std=0.2):
+    h = ops.dense(h, 16, w_std=w_std, b_std=b_std)
+    h = h + ops.dense(ops.relu(h), 16, w_std=w_std, b_std=b_std)
+    return ops.dense(ops.relu(h), 1, w_std=w_std)
 
 
-def test_new_numbers_do_not_compile_again():
-    traces = []
-
-    @jax.jit
-    def evaluate(kernel, x):
-        traces.append(1)
-        return kernel(x).ntk
-
-    for w_std in (1.0, 2, jnp.float32(0.5)):
-        evaluate(ker.infinite(lambda h, w=w_std: whole(h, w)), X)
-    assert len(traces) <= 2  # a Python number and an array differ in weak type
-
-    before = _infinite._matrix._cache_size()
-    for w_std in (1.0, 1.5, 2.0):
-        ker.infinite(lambda h, w=w_std: lower(h, w))(X)
-    assert _infinite._matrix._cache_size() == before + 1
+KERNEL = ker.infinite(network)
 
 
-def test_hyper_parameters_have_gradients():
+def stacked(gram):
+    return np.stack([np.asarray(gram.nngp), np.asarray(gram.ntk)])
+
+
+def by_textbook(x, **options):
+    value = network(textbook.inputs(x), textbook, **options)
+    return np.stack([value.k, value.t])
+
+
+def close(got, want, tolerance=1e-14):
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+def test_paths_agree():
+    both = by_textbook(np.concatenate([X1, X2]))
     with jax.enable_x64(True):
-        x = jnp.asarray(X, jnp.float64)
+        cross = stacked(KERNEL(X1, X2))
+        square = stacked(KERNEL(X1))
+        same = stacked(KERNEL(X1, X1))
+        own = stacked(KERNEL(X1, diagonal=True))
+        pairs = stacked(KERNEL(X1[:6], X2, diagonal=True))
+        only = KERNEL(X1, X2, ntk=False)
+    # The textbook has no digit to spare where points are equal.
+    distinct = (X1[:, None] != X2).any(-1)
+    close(cross[:, distinct], both[:, :8, 8:][:, distinct])
+    close(same, square)
+    np.testing.assert_array_equal(square, square.swapaxes(1, 2))
+    close(own, np.diagonal(both[:, :8, :8], axis1=1, axis2=2))
+    np.testing.assert_array_equal(own, np.diagonal(square, axis1=1, axis2=2))
+    np.testing.assert_array_equal(square[:, 5], square[:, 2])
+    close(pairs, np.diagonal(cross, axis1=1, axis2=2))
+    close(only.nngp, cross[0], 0)
+    assert only.ntk is None
 
-        def total(w_std):
-            gram = ker.infinite(lambda h: whole(h, w_std))(x)
-            return jnp.sin(gram.ntk).sum() + jnp.cos(gram.nngp).sum()
 
-        total = jax.jit(total)
-        got = jax.grad(total)(1.3)
-        want = (total(1.3 + 1e-5) - total(1.3 - 1e-5)) / 2e-5
-        np.testing.assert_allclose(got, want, rtol=1e-7)
-
-
-def test_pickle():
-    kernel = pickle.loads(pickle.dumps(ker.infinite(whole)))
-    assert kernel.graph == ker.infinite(whole).graph
-    np.testing.assert_array_equal(kernel(X).ntk, ker.infinite(whole)(X).ntk)
-
-
-def test_clustered_points_are_positive_definite():
-    rng = np.random.default_rng(4)
+@pytest.mark.parametrize(("n1", "n2"), [(7, None), (8, None), (7, 11), (1, 6), (6, 1)])
+def test_tiles_of_any_size(monkeypatch, n1, n2):
+    """9 pairs in a tile: edges that do not divide, tiles on and off the diagonal."""
+    monkeypatch.setattr("jaxarch.kernels._infinite._TILE", {"cpu": 9})
+    x = np.random.default_rng(2).normal(size=(n1 + (n2 or 0), 5))
+    x1, x2 = x[:n1], None if n2 is None else x[n1:]
+    both = by_textbook(x)
+    want = both if n2 is None else both[:, :n1, n1:]
     with jax.enable_x64(True):
-        x = np.repeat(rng.normal(size=(100, 8)), 8, 0)
-        x = jnp.asarray(x + 1e-3 * rng.normal(size=x.shape))
-
-        def network(h):
-            for _ in range(3):
-                h = ker.relu(ker.dense(h, 8, w_std=1.4, b_std=0.1))
-            return ker.dense(h, 1)
-
-        gram = ker.infinite(network)(x)
-        for k in (gram.nngp, gram.ntk):
-            assert np.isfinite(np.linalg.cholesky(np.asarray(k))).all()
+        got = stacked(KERNEL(x1, x2))
+    close(got, want)
+    if n2 is None:
+        np.testing.assert_array_equal(got, got.swapaxes(1, 2))
 
 
-@pytest.mark.parametrize("tile", [2, 3, 5])
-def test_tiles_change_nothing(tile, monkeypatch):
-    kernel = ker.infinite(whole)
-    matrix, own = kernel(X, X[:5] + 0.1), kernel(X)
-    monkeypatch.setattr(_infinite, "_TILE", {jax.default_backend(): tile})
-    evaluate = jax.jit(lambda x, y: (kernel(x, y), kernel(x)))
-    with jax.disable_jit(False):
-        jax.clear_caches()
-        got = evaluate(X, X[:5] + 0.1)
-    jax.clear_caches()
-    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves((matrix, own)), strict=True):
-        np.testing.assert_allclose(g, w, rtol=2e-6, atol=2e-6)
-    for k in (got[1].nngp, got[1].ntk):
-        np.testing.assert_array_equal(k, k.T)
+@pytest.mark.parametrize(("n1", "n2"), [(0, 6), (8, 0), (0, None)])
+def test_empty(n1, n2):
+    x1, x2 = SINGLE[0][:n1], None if n2 is None else SINGLE[1][:n2]
+    gram = KERNEL(x1, x2)
+    assert gram.nngp.shape == gram.ntk.shape == (n1, n1 if n2 is None else n2)
 
 
-def test_a_symmetric_gram_is_symmetric_and_has_the_exact_diagonal():
-    kernel = ker.infinite(whole)
-    gram, diagonal, full = kernel(X), kernel(X, diagonal=True), kernel(X, X)
-    for name in ("nngp", "ntk"):
-        k = np.asarray(getattr(gram, name))
-        np.testing.assert_array_equal(k, k.T)
-        np.testing.assert_allclose(np.diagonal(k), getattr(diagonal, name), rtol=1e-5)
-        np.testing.assert_allclose(k, getattr(full, name), rtol=1e-5, atol=1e-6)
+def test_empty_diagonal():
+    assert KERNEL(SINGLE[0][:0], diagonal=True).ntk.shape == (0,)
 
 
-def test_ntk_can_be_left_out():
-    kernel = ker.infinite(whole)
-    assert kernel(X, ntk=False).ntk is None
-    np.testing.assert_allclose(
-        kernel(X, ntk=False).nngp, kernel(X).nngp, rtol=1e-5, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("diagonal", [False, True])
-@pytest.mark.parametrize("same", [False, True])
-def test_kernels_compose_by_states(diagonal, same):
+def test_positive_definite():
+    """800 points in 100 clusters of width 1e-3: Cholesky without any jitter."""
+    rng = np.random.default_rng(1)
+    x = np.repeat(rng.normal(size=(100, 8)), 8, axis=0)
+    x += 1e-3 * rng.normal(size=x.shape)
     with jax.enable_x64(True):
-        x1, x2 = jnp.asarray(X, float), None if same else jnp.asarray(X[::-1], float)
-        state = ker.infinite(lower).state(x1, x2, diagonal=diagonal)
-        got = ker.infinite(upper)(state)
-        want = ker.infinite(whole)(x1, x2, diagonal=diagonal)
-        np.testing.assert_allclose(got.nngp, want.nngp, rtol=1e-12)
-        np.testing.assert_allclose(got.ntk, want.ntk, rtol=1e-12)
-
-
-def test_a_state_of_another_kernel():
-    """A network on top of a squared-exponential process."""
-    with jax.enable_x64(True):
-        x = jnp.asarray(X, float)
-        k = jnp.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 8)
-        state = ker.State.from_covariances(k, jnp.ones(len(x)))
-        got = ker.infinite(lambda h: ker.dense(ker.relu(h), 1))(state).nngp
-        theta = np.arccos(np.clip(k, -1, 1))
-        want = (np.sin(theta) + (np.pi - theta) * np.cos(theta)) / (2 * np.pi)
-        np.testing.assert_allclose(got, want, atol=1e-12)
-
-
-def test_printed_graph():
-    text = str(ker.infinite(whole).graph).splitlines()
-    assert text[0].startswith("h0 = input()")
-    assert text[1].startswith("h1 = dense(h0, features=8, w_std, b_std, learning_rate)")
-    assert "# Gaussian; depends on dense#1" in text[1]
-    assert text[2].startswith("h2 = relu(h1)")
+        for k in stacked(KERNEL(x)):
+            assert np.isfinite(np.linalg.cholesky(k)).all()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_dtypes_follow_the_inputs(dtype):
+def test_dtypes(dtype):
+    tolerance = 8 * float(jnp.finfo(dtype).eps)
+    with jax.enable_x64(dtype == "float64"):
+        x1, x2 = (jnp.asarray(x).astype(dtype) for x in SINGLE)
+        gram = KERNEL(x1, x2)
+        assert gram.nngp.dtype == gram.ntk.dtype == jnp.dtype(dtype)
+        rounded = np.concatenate([np.asarray(x).astype(np.float64) for x in (x1, x2)])
+        got = stacked(gram).astype(np.float64)
+    distinct = (rounded[:8, None] != rounded[None, 8:]).any(-1)
+    close(got[:, distinct], by_textbook(rounded)[:, :8, 8:][:, distinct], tolerance)
+
+
+def test_integers_become_the_default_float():
+    gram = KERNEL(np.array([[1, 2, 3], [3, 2, 1]]))
+    assert gram.nngp.dtype == np.float32
+
+
+# --- transformations -----------------------------------------------------------------
+
+_COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: _COMPILED.append("backend_compile" in event)
+)
+
+
+def compilations():
+    return sum(_COMPILED)
+
+
+def test_new_numbers_do_not_compile_again():
+    def evaluate(w_std):
+        kernel = ker.infinite(functools.partial(network, w_std=w_std, b_std=0.2))
+        return jax.block_until_ready(kernel(*SINGLE))
+
+    before = compilations()
+    ker.infinite(functools.partial(ker.dense, features=7))(np.ones((2, 7), np.float32))
+    assert compilations() > before  # they are seen
+    evaluate(1.1)
+    count = compilations()
+    for w_std in (0.5, 2, 1.7):
+        evaluate(w_std)
+    assert compilations() == count
+    evaluate(jnp.float32(1.3))  # an array is another type, and compiles once
+    count = compilations()
+    evaluate(jnp.float32(1.9))
+    assert compilations() == count
+    close(evaluate(1.1).ntk, evaluate(jnp.float32(1.1)).ntk, 1e-6)
+
+
+def test_a_kernel_is_an_argument_of_jit():
+    traced = []
+
+    @jax.jit
+    def evaluate(kernel, x):
+        traced.append(kernel)
+        return kernel(x).ntk
+
+    for w_std in (1.1, 1.4, 1.7):
+        got = evaluate(ker.infinite(functools.partial(network, w_std=w_std)), SINGLE[0])
+        close(got, by_textbook(X1, w_std=w_std)[1], 1e-5)
+    assert len(traced) == 1
+
+
+def test_vmap_over_sets():
+    sets = jnp.asarray(np.stack([X1[:4], X1[2:6], X1[4:]]))
+    got = jax.vmap(lambda x: KERNEL(x, jnp.asarray(X2)))(sets)
+    assert got.ntk.shape == (3, 4, 6)
+    for i, x in enumerate(sets):
+        close(stacked(got)[:, i], stacked(KERNEL(x, SINGLE[1])), 1e-6)
+
+
+def test_vmap_over_hyperparameters():
+    def nngp(w_std):
+        return ker.infinite(functools.partial(network, w_std=w_std))(SINGLE[0]).nngp
+
+    scales = jnp.asarray([1.1, 1.4])
+    for got, w_std in zip(jax.vmap(nngp)(scales), scales, strict=True):
+        close(got, by_textbook(X1, w_std=float(w_std))[0], 1e-5)
+
+
+def test_gradients_in_every_number():
+    def loss(numbers):
+        w_std, b_std, alpha, rate, factor, eps, learning_rate = numbers
+
+        def network(h):
+            h = ker.dense(h, 8, w_std=w_std, b_std=b_std, learning_rate=learning_rate)
+            h = factor * ker.dropout(ker.leaky_relu(h, alpha=alpha), rate=rate)
+            return ker.dense(ker.layer_norm(h, eps=eps), 1)
+
+        gram = ker.infinite(network)(X1[:5], diagonal=True)
+        return jnp.sin(gram.nngp).sum() + jnp.cos(gram.ntk).sum()
+
     with jax.enable_x64(True):
-        gram = ker.infinite(whole)(jnp.asarray(X, dtype))
-        assert gram.nngp.dtype == gram.ntk.dtype == dtype
+        numbers = jnp.asarray([1.3, 0.4, 0.2, 0.3, 0.7, 0.1, 0.6])
+        got = jax.jit(jax.grad(loss))(numbers)
+        value = jax.jit(loss)
+        want = [
+            (value(numbers + step) - value(numbers - step)) / 2e-6
+            for step in 1e-6 * jnp.eye(7)
+        ]
+        close(got, np.array(want), 1e-8)
+        assert (got != 0).all()
 
 
-def test_integers_and_empty_inputs():
-    kernel = ker.infinite(whole)
-    assert kernel(jnp.ones((2, 3), jnp.int32)).nngp.dtype == jnp.float32
-    assert kernel(jnp.ones((0, 3)), jnp.ones((2, 3))).ntk.shape == (0, 2)
+def test_shard_map_over_rows():
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def rows(x1, x2):
+        return KERNEL(x1, x2).ntk
+
+    mapped = jax.shard_map(
+        rows, mesh=mesh, in_specs=(P("rows"), P()), out_specs=P("rows")
+    )
+    x1, x2 = map(jnp.asarray, SINGLE)
+    close(jax.jit(mapped)(x1, x2), KERNEL(x1, x2).ntk, 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (
-            lambda k: k(X[0]),
-            ValueError,
-            r"kernel: `x1` must have shape \(n, features\)",
-        ),
-        (lambda k: k(X, X[0]), ValueError, r"kernel: `x2` must have shape \(n, feat"),
-        (lambda k: k(X, X[:, :2]), ValueError, "`x2` must have the 4 features of `x1`"),
-        (
-            lambda k: k(X, X[:2], diagonal=True),
-            ValueError,
-            "with `diagonal` `x2` must have the 7 examples of `x1`, got 2",
-        ),
-        (lambda k: k(X[:, :0]), ValueError, "`x1` must have at least one feature"),
-        (
-            lambda k: k(k.state(X), X),
-            ValueError,
-            "`x2` and `diagonal` must be left out",
-        ),
-    ],
-)
-def test_bad_inputs(call, error, message):
-    with pytest.raises(error, match=message):
-        call(ker.infinite(whole))
+def test_sharded_inputs():
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, P("rows"))
+    x1, x2 = map(jnp.asarray, SINGLE)
+    close(KERNEL(jax.device_put(x1, rows), x2).ntk, KERNEL(x1, x2).ntk, 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("network", "error", "message"),
-    [
-        (lambda h: ker.dense(h, 0), ValueError, "dense: `features` must be at least 1"),
-        (lambda h: ker.dense(h, 2.0), TypeError, "dense: `features` must be an int"),
-        (
-            lambda h: ker.dense(h, 2, parameterization="mup"),
-            ValueError,
-            "`parameterization` must be one of 'ntk', 'standard', got 'mup'",
-        ),
-        (lambda h: ker.dense(h, 2, s=(1, 2)), ValueError, "`s` belongs to"),
-        (lambda h: ker.dense(h, 2, w_std="1"), TypeError, "dense: wanted a number"),
-        (lambda h: ker.dense(X, 2), TypeError, "dense: `h` must be a value"),
-        (lambda h: ker.dropout(h, rate=1.0), ValueError, r"`rate` must be in \[0, 1\)"),
-        (
-            lambda h: ker.polynomial(h, []),
-            ValueError,
-            "`coefficients` must not be empty",
-        ),
-        (lambda h: ker.concatenate([]), ValueError, "`branches` must not be empty"),
-        (lambda h: X, TypeError, "infinite: `network` must return a value"),
-    ],
-)
-def test_bad_networks(network, error, message):
-    with pytest.raises(error, match=message):
-        ker.infinite(network)
+def test_pmap():
+    x1, x2 = map(jnp.asarray, SINGLE)
+    got = jax.pmap(lambda x: KERNEL(x, x2).ntk)(x1.reshape(4, 2, 3))
+    close(got.reshape(8, 6), KERNEL(x1, x2).ntk, 1e-6)
 
 
-def test_data_is_not_gaussian():
-    kernel = ker.infinite(lambda h: ker.dense(ker.relu(h), 1))
-    with pytest.raises(ValueError, match="the input of `relu` must be Gaussian"):
-        kernel(X)
+def smooth(x):
+    return jnp.cos(x) + x
+
+
+def test_pickle():
+    kernel = ker.infinite(lambda h: ker.elementwise(ker.dense(h, 4), smooth, name="s"))
+    for before in (KERNEL, kernel):
+        after = pickle.loads(pickle.dumps(before))
+        assert after.graph == before.graph
+        assert after.numbers == before.numbers
+        assert jax.tree.structure(after) == jax.tree.structure(before)
+    gram = pickle.loads(pickle.dumps(KERNEL(*SINGLE)))
+    close(gram.ntk, KERNEL(*SINGLE).ntk, 0)
+
+
+def test_export():
+    """A program with the kernel inside, and its `Gram` as output."""
+    x1, x2 = map(jnp.asarray, SINGLE)
+    exported = jax.export.export(jax.jit(lambda x1, x2: KERNEL(x1, x2)))(x1, x2)
+    loaded = jax.export.deserialize(exported.serialize())
+    got = loaded.call(x1, x2)
+    assert isinstance(got, ker.Gram)
+    close(stacked(got), stacked(KERNEL(x1, x2)), 1e-6)
