@@ -17,6 +17,12 @@ from ._closed_forms import (
     sin as sin,
 )
 from ._combine import concatenate as concatenate
+from ._conv import (
+    ConvParams as ConvParams,
+    conv as conv,
+    conv_local as conv_local,
+    conv_transpose as conv_transpose,
+)
 from ._dense import DenseParams as DenseParams, dense as dense
 from ._dynamics import (
     Trained as Trained,
@@ -47,6 +53,15 @@ from ._polynomials import (
     hermite as hermite,
     monomial as monomial,
     polynomial as polynomial,
+)
+from ._pool import (
+    avg_pool as avg_pool,
+    flatten as flatten,
+    global_avg_pool as global_avg_pool,
+    global_sum_pool as global_sum_pool,
+    image_resize as image_resize,
+    index as index,
+    sum_pool as sum_pool,
 )
 from ._rectified import (
     abrelu as abrelu,

@@ -22,7 +22,7 @@ from ._angle import half_angle
 from ._covariance import Covariance, Marginal, Pair, norm
 from ._dense import check_scales
 from ._graph import Number, Operation, Shape, Symbol, Value, emit
-from ._window import Layout, Window, spatial_tuple
+from ._window import Window, spatial_tuple
 
 
 @params
@@ -36,6 +36,8 @@ class ConvParams:
 @dataclasses.dataclass(frozen=True)
 class Conv(Operation):
     """Rules of `conv`, `conv_transpose` and `conv_local`."""
+
+    positional = True
 
     label: str
     kind: str
@@ -104,7 +106,7 @@ class Conv(Operation):
         return full and (self.kind == "conv_local" or not plain)
 
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
-        """$q = w^2 \bar q + b^2$."""
+        r"""$q = w^2 \bar q + b^2$."""
         (h,), (shape,) = args, shapes
         w_std, b_std, _ = self._split(numbers)
         total = self.window.sum(h.root**2, shape.space)
@@ -266,8 +268,8 @@ def conv(
 
     over the $N$ entries of the window, positions outside counting as 0. The tangent
     kernel becomes $t' = \eta\,k' + \sigma_w^2 \bar t$ with the same mean, and in the
-    standard parameterisation $t' = \eta\,(\tfrac{nN}{s_0}\bar k + 1) + \sigma_w^2\bar t$;
-    see `dense`.
+    standard parameterisation
+    $t' = \eta\,(\tfrac{nN}{s_0}\bar k + 1) + \sigma_w^2\bar t$; see `dense`.
 
     Args:
         h: A value with positions, `(*space, features)`.

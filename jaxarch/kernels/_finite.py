@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_rank
 from .._params import static
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._infinite import Kernel
@@ -25,12 +24,13 @@ class Model:
     numbers: tuple[tuple[Number, ...], ...]
     graph: Graph = static()
 
-    def init(self, key: PRNGKeyArray, x: Float[Array, " features"]) -> tuple[Any, ...]:
+    def init(self, key: PRNGKeyArray, x: Float[Array, "*example"]) -> tuple[Any, ...]:
         """Draws parameters.
 
         Args:
             key: A JAX key.
-            x: One example, or its shape and dtype.
+            x: One example, `(features,)` or `(*space, channels)`, or its shape
+                and dtype.
 
         Returns:
             A tuple with the parameters of each parameterised operation, in program
@@ -39,7 +39,7 @@ class Model:
         Raises:
             ValueError: if `x` is not one example, or branches differ in width.
         """
-        _check_example("init", x, "(one example)")
+        self.graph.check_input("init", "x", x, "")
         shapes, params, seen = [], [], {}
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)
@@ -65,10 +65,10 @@ class Model:
     def apply(
         self,
         params: tuple[Any, ...],
-        x: Float[Array, " features"],
+        x: Float[Array, "*example"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, " out"]:
+    ) -> Float[Array, "*out"]:
         """Runs the network.
 
         Args:
@@ -77,13 +77,13 @@ class Model:
             key: Draws dropout masks; `None` means no dropout.
 
         Returns:
-            The output, shape `(out,)`.
+            The output, `(out,)` or `(*space, out)`.
 
         Raises:
             ValueError: if `x` is not one example.
             NotImplementedError: if an operation has no finite network.
         """
-        _check_example("apply", x, "(one example; use jax.vmap)")
+        self.graph.check_input("apply", "x", x, "")
         values, seen, remaining = [], {}, iter(params)
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)

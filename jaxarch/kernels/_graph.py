@@ -50,6 +50,7 @@ class Operation:
 
     name: ClassVar[str] = ""
     numbers: ClassVar[tuple[str, ...]] = ()
+    positional: ClassVar[bool] = False  # whether it needs inputs with positions
 
     def infer(self, *args: Value) -> Value:
         """Derives the `Value` of the result; raises where no kernel can be right."""
@@ -140,6 +141,28 @@ class Graph:
     """The operations of an architecture in program order; the last is the output."""
 
     nodes: tuple[Node, ...]
+
+    @property
+    def positional(self) -> bool:
+        """Whether examples are `(*space, channels)` and not `(features,)`."""
+        return any(node.operation.positional for node in self.nodes)
+
+    def check_input(self, where: str, name: str, x: Any, batch: str) -> None:
+        """Raises `ValueError` unless `x` has the axes that the operations need.
+
+        Args:
+            where: The function, for the message.
+            name: The argument, for the message.
+            x: Examples if `batch` is "n, ", one example if it is "".
+            batch: The axis before those of an example.
+        """
+        rank = len(jnp.shape(x)) - bool(batch)
+        if rank != 1 and not self.positional or rank < 2 and self.positional:
+            axes = "*space, channels" if self.positional else "features"
+            wanted = f"({batch}{axes})" if batch else f"({axes},) (one example)"
+            raise ValueError(
+                f"{where}: `{name}` must have shape {wanted}, got {jnp.shape(x)}."
+            )
 
     def __str__(self) -> str:
         lines = []

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_rank
 from .._dtypes import at_least_float32, float_dtype
 from .._params import static
 from ._angle import angle
@@ -135,10 +134,7 @@ def _inputs(where, graph, x1, x2, diagonal):
     """Checks the inputs and converts them to the dtype of the computation."""
     for name, x in (("x1", x1), ("x2", x2)):
         if x is not None:
-            if name == "x1" and jnp.ndim(x) > 2 and where == "kernel":
-                continue
-            wanted = "(n, features)" if jnp.ndim(x1) <= 2 else "(n, *space, channels)"
-            check_rank(where, name, x, max(2, jnp.ndim(x1)), wanted)
+            graph.check_input(where, name, x, "n, ")
     if x2 is not None:
         if jnp.shape(x1)[-1] != jnp.shape(x2)[-1]:
             raise ValueError(

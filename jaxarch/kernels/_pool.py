@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import check_option
-from ._covariance import Covariance, Marginal, Pair, norm
+from ._covariance import Covariance, Marginal, Pair
 from ._graph import Operation, Shape, Symbol, Value, emit
 from ._window import Window, spatial_tuple
 
@@ -28,6 +28,8 @@ class Linear(Operation):
     A subclass gives `matrices`: for each axis `(out, in)`, a uniform number for an axis
     that is summed away, or `None` for one that stays.
     """
+
+    positional = True
 
     def matrices(self, shape: Shape) -> Sequence[np.ndarray | float | None]:
         """The map of each axis of positions."""
@@ -238,6 +240,8 @@ class Resize(Linear):
 class Flatten(Operation):
     """Rules of `flatten`."""
 
+    positional = True
+
     name = "flatten"
 
     def infer(self, *args: Value) -> Value:
@@ -260,8 +264,9 @@ class Flatten(Operation):
         axes = tuple(range(len(shape.space)))
         mean = None if h.mean is None else h.mean.mean(axes)
         out = Marginal.of((h.root**2).mean(axes), mean)
+        inverse = jnp.expand_dims(out.inverse, axes)
         return out._replace(
-            weights=(h.root * out.inverse / math.sqrt(math.prod(shape.space)),)
+            weights=(h.root * inverse / math.sqrt(math.prod(shape.space)),)
         )
 
     def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
@@ -284,6 +289,8 @@ class Flatten(Operation):
 @dataclasses.dataclass(frozen=True)
 class Index(Operation):
     """Rules of `index`."""
+
+    positional = True
 
     name = "index"
 
@@ -456,5 +463,3 @@ def index(h: Symbol, *where: int | slice) -> Symbol:
                 f"index: `where` must be ints and slices, got {type(item).__name__}."
             )
     return emit(Index(tuple(items)), [h], [])
-
-

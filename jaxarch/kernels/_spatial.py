@@ -223,30 +223,37 @@ class _Circle:
 
     def __init__(self, side: Any, space: tuple[int, ...], periods: tuple[int, ...]):
         self.space, self.periods = space, periods
+        self.reach = [p - n for n, p in zip(space, periods, strict=True)]
         self.tree = jax.tree.map(self._lay_out, side)
 
     def _lay_out(self, a: Array) -> Array:
-        """`(..., *2 periods, last, b, last offset)`: any shift is a slice of it."""
+        """`(..., *long, last, b, last offset)`: any shift is a slice of it."""
         a, ndim = a[..., 0], len(self.space)
         first = a.ndim - 1 - ndim
-        pads = [(0, 0)] * a.ndim
-        for i, (n, period) in enumerate(zip(self.space, self.periods, strict=True)):
-            pads[first + i] = (0, period - n)
+        pads = [(0, 0)] * first + [(0, reach) for reach in self.reach] + [(0, 0)]
         a = jnp.pad(a, pads)
-        for axis in range(first, first + ndim - 1):
-            a = jnp.concatenate([a, a], axis)
-        period = self.periods[-1]
-        where = (np.arange(self.space[-1])[:, None] + np.arange(period)) % period
-        return jnp.swapaxes(jnp.take(a, where, axis=a.ndim - 2), -1, -2)
+        for i, (reach, period) in enumerate(zip(self.reach, self.periods, strict=True)):
+            where = np.arange(-reach, 2 * period) % period
+            if i == ndim - 1:
+                where = np.arange(-reach, period)[:, None] + np.arange(period)
+            a = jnp.take(a, where % period, axis=first + i)
+        return jnp.swapaxes(a, -1, -2)
 
-    def shifted(self, offset: tuple[Array, ...]) -> Any:
-        """The side `(..., *space, b, last offset)` at one offset of the other axes."""
+    def shifted(self, offset: tuple[Array, ...], pads=None) -> Any:
+        """The side `(..., *space, b, last offset)` at one offset of the other axes.
+
+        Args:
+            offset: Of all axes but the last.
+            pads: Positions to add before and after each axis.
+        """
         ndim = len(self.space)
+        pads = pads or [(0, 0)] * ndim
 
         def one(a):
-            for i, start in enumerate(offset):
-                axis = a.ndim - 2 - ndim + i
-                a = jax.lax.dynamic_slice_in_dim(a, start, self.space[i], axis)
+            for i, (low, high) in enumerate(pads):
+                start = self.reach[i] - low + (offset[i] if i < ndim - 1 else 0)
+                axis, size = a.ndim - 2 - ndim + i, self.space[i] + low + high
+                a = jax.lax.dynamic_slice_in_dim(a, start, size, axis)
             return a
 
         return jax.tree.map(one, self.tree)
@@ -432,6 +439,9 @@ class _Block:
         lead = periods[:-1]
         last = np.arange(periods[-1]) == 0
 
+        def around(j, offset):
+            return lambda pads: circles[j].shifted(offset, pads).root
+
         @jax.checkpoint
         def body(sums, xs):
             number, given = xs
@@ -453,7 +463,7 @@ class _Block:
                         for j in args
                     ]
                     out2 = circles[i].shifted(offset)
-                    layout = Layout(len(periods))
+                    layout = Layout(len(periods), around=around(args[0], offset))
                     out1 = self.one.marginals[i]
                     pair = self._pair(i, covariances, out1, out2, layout, same)
                 values[i] = pair = self._finish(i, pair, same)
@@ -557,7 +567,9 @@ def _starts(n: int, size: int) -> np.ndarray:
 def _in_blocks(function, xs: Any, n: int, size: int) -> Any:
     """Maps blocks of the last axis; the results have it last too."""
     starts = _starts(n, size)
-    out = jax.lax.map(lambda start: function(_cut(xs, start, size)), jnp.asarray(starts))
+    out = jax.lax.map(
+        lambda start: function(_cut(xs, start, size)), jnp.asarray(starts)
+    )
     block = np.searchsorted(starts, np.arange(n), side="right") - 1
     inside = np.arange(n) - starts[block]
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2)[..., block, inside], out)
@@ -596,7 +608,7 @@ def _examples(plan: Plan, n: int) -> int:
 
 
 def _gram(plan: Plan, pair: Pair, one: Marginal, two: Marginal) -> tuple[Array, Array]:
-    """Covariance and tangent kernel of the output: `(A, B)` or `(A, *space, *space)`."""
+    """Both kernels of the output: `(A, B)` or `(A, *space, *space)`."""
     ndim = len(plan.shapes[-1].space)
     if plan.full[-1]:
         one, two = _absolute(one, ndim, False), _absolute(two, ndim, True)

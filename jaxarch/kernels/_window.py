@@ -22,6 +22,9 @@ class Layout(NamedTuple):
 
     ndim: int = 0  # number of spatial axes
     absolute: bool = False
+    # Gives the roots of the second examples with `pads` more positions on all sides,
+    # where these are not zeros.
+    around: Callable[[Sequence[tuple[int, int]]], Array] | None = None
 
     @property
     def one(self) -> tuple[int, ...]:
@@ -151,6 +154,8 @@ class Window:
             jax.tree.map(lambda a, s=starts: self.pad(a, space, s), tree)
             for tree, starts in trees
         ]
+        if layout.around is not None:
+            padded[1] = layout.around(self.pads(space))
         longest = max(range(len(self.sizes)), key=lambda i: self.sizes[i])
 
         def entry(carry, tap):

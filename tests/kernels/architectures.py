@@ -25,7 +25,31 @@ _NONLINEARITIES = {
 }
 
 
+_CONVOLUTIONS = {
+    "Conv": ker.conv,
+    "ConvTranspose": ker.conv_transpose,
+    "ConvLocal": ker.conv_local,
+}
+_POOLS = {"AvgPool": ker.avg_pool, "SumPool": ker.sum_pool}
+_GLOBAL = {
+    "GlobalAvgPool": ker.global_avg_pool,
+    "GlobalSumPool": ker.global_sum_pool,
+    "Flatten": ker.flatten,
+}
+
+
 def _layer(name, options, h):
+    if name in _CONVOLUTIONS:
+        options = dict(options)
+        sizes = options.pop("out_chan"), options.pop("filter_shape")
+        return _CONVOLUTIONS[name](h, *sizes, **options)
+    if name in _POOLS:
+        options = dict(options)
+        return _POOLS[name](h, options.pop("window_shape"), **options)
+    if name in _GLOBAL:
+        return _GLOBAL[name](h)
+    if name == "ImageResize":
+        return ker.image_resize(h, options["shape"][1:-1], method=options["method"])
     if name == "Dense":
         options = dict(options)
         return ker.dense(h, options.pop("out_dim"), **options)
