@@ -162,7 +162,7 @@ class Pool(Linear):
         return Shape(space, h.features)
 
     def matrices(self, shape: Shape) -> Sequence[np.ndarray]:
-        """Bands; an average counts the positions that are inside."""
+        """Bands; an average counts positions outside as zeros."""
         window, found = self.window, []
         outs, pads = window.out(shape.space), window.pads(shape.space)
         for i, (n, out) in enumerate(zip(shape.space, outs, strict=True)):
@@ -175,7 +175,7 @@ class Pool(Linear):
                     elif 0 <= column < n:
                         matrix[row, column] += 1
             if self.average:
-                matrix /= matrix.sum(1, keepdims=True)
+                matrix /= window.sizes[i]
             found.append(matrix)
         return found
 
@@ -365,13 +365,13 @@ def avg_pool(
     strides: Sequence[int] | int | None = None,
     padding: str = "VALID",
 ) -> Symbol:
-    r"""Averages over windows: $k'(P, P') = N_P^{-1} N_{P'}^{-1} \sum k(p, p')$.
+    r"""Averages over windows of $N$ positions: $k'(P, P') = N^{-2} \sum k(p, p')$.
 
     Args:
         h: A value with positions.
         window: Size of the window, an int an axis.
         strides: Steps between windows; `None` means `window`.
-        padding: `"VALID"`, `"SAME"` (positions outside do not count) or `"CIRCULAR"`.
+        padding: `"VALID"`, `"SAME"` (positions outside count as zeros) or `"CIRCULAR"`.
 
     Returns:
         A value with a position a window.

@@ -6,6 +6,7 @@ the variance over features are those of the law.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array
 
 from ._angle import safe_reciprocal
 from ._covariance import Covariance, Marginal, Pair, centred_weights, gap, relative
-from ._graph import Number, Operation, Symbol, Value, emit
+from ._graph import Number, Operation, Shape, Symbol, Value, emit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,25 @@ class LayerNorm(Operation):
     name = "layer_norm"
     numbers = ("eps",)
 
+    axes: tuple[int, ...] = (-1,)
+
+    def shape(self, *args: Shape) -> Shape:
+        """The axes must include that of the features."""
+        (h,) = args
+        self._spatial(h)
+        return h
+
+    def _spatial(self, shape: Shape) -> tuple[int, ...]:
+        """The axes of positions among `axes`."""
+        ndim = len(shape.space)
+        axes = {axis + ndim + 1 if axis < 0 else axis for axis in self.axes}
+        if ndim not in axes or not axes <= set(range(ndim + 1)):
+            raise ValueError(
+                "layer_norm: `axes` must be axes of one example and include that of "
+                f"the features, {ndim} or -1, got {self.axes}."
+            )
+        return tuple(sorted(axes - {ndim}))
+
     def infer(self, *args: Value) -> Value:
         """The mean over features goes; that of each coordinate only if all agree."""
         (h,) = args
@@ -30,10 +50,17 @@ class LayerNorm(Operation):
 
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$c / (c + \epsilon)$ with the variance $c = q - m^2$."""
-        (h,), (eps,) = args, numbers
+        (h,), (eps,), (shape,) = args, numbers, shapes
+        spatial = self._spatial(shape)
         if h.mean is None:
-            out = Marginal.of(h.q / (h.q + eps))
-            return out._replace(weights=(jax.lax.rsqrt(h.q + eps),))
+            variance = h.q.mean(spatial, keepdims=True) if spatial else h.q
+            inverse = jnp.broadcast_to(jax.lax.rsqrt(variance + eps), h.q.shape)
+            return Marginal.of((h.root * inverse) ** 2)._replace(weights=(inverse,))
+        if spatial:
+            raise NotImplementedError(
+                "layer_norm: over positions `h` must have mean zero at each of them, "
+                "as after `conv` or `dense`."
+            )
         variance = jnp.maximum(h.q - h.mean**2, 0)
         out = Marginal.of(variance / (variance + eps), jnp.zeros_like(h.mean))
         centred, mean = centred_weights(h)
@@ -64,8 +91,9 @@ class LayerNorm(Operation):
     def apply(self, numbers, params, *args: Array, key):
         """Subtracts the mean and divides by the standard deviation."""
         (x,), (eps,) = args, numbers
-        centred = x - x.mean()
-        return centred * jax.lax.rsqrt((centred**2).mean() + eps)
+        centred = x - x.mean(self.axes, keepdims=True)
+        variance = (centred**2).mean(self.axes, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +134,9 @@ class Dropout(Operation):
         return jnp.where(keep, x / (1 - rate), 0)
 
 
-def layer_norm(h: Symbol, *, eps: Number = 1e-12) -> Symbol:
+def layer_norm(
+    h: Symbol, *, eps: Number = 1e-12, axes: Sequence[int] = (-1,)
+) -> Symbol:
     r"""Layer normalisation over features, without trained scale and shift.
 
     $$k' = \frac{k - m m'}{\sqrt{(c + \epsilon)(c' + \epsilon)}}, \qquad
@@ -115,11 +145,13 @@ def layer_norm(h: Symbol, *, eps: Number = 1e-12) -> Symbol:
     Args:
         h: Any value; a Gaussian one stays Gaussian.
         eps: Added to the variance.
+        axes: Axes of one example `(*space, features)` to normalise over; the features
+            are among them.
 
     Returns:
-        A value of mean 0 and variance 1 over its features.
+        A value of mean 0 and variance 1 over these axes.
     """
-    return emit(LayerNorm(), [h], [eps])
+    return emit(LayerNorm(tuple(axes)), [h], [eps])
 
 
 def dropout(h: Symbol, *, rate: Number) -> Symbol:

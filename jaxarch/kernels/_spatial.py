@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._angle import safe_reciprocal, safe_sqrt
+from ._attention import Attention
 from ._conv import Conv
 from ._covariance import Covariance, Marginal, Pair, Rules, norm
 from ._gram import Gram
@@ -84,9 +85,9 @@ def plan(graph: Graph, first: Shape) -> Plan:
     for i, node in enumerate(nodes):
         mixed.append(node.operation.mixes(full[i]))
         stage.append(max([stage[j] for j in node.args], default=0) + mixed[i])
-        linear = isinstance(node.operation, Linear)
+        linear = isinstance(node.operation, (Linear, Attention))
         pooled.append(linear or any(pooled[j] for j in node.args))
-    exact = any(
+    exact = any(isinstance(node.operation, Attention) for node in nodes) or any(
         isinstance(node.operation, (Nonlinearity, LayerNorm))
         and any(pooled[j] for j in node.args)
         for node in nodes
@@ -259,6 +260,22 @@ class _Circle:
         return jax.tree.map(one, self.tree)
 
 
+def _apart(number: Array, function):
+    """Runs `function` as a branch of its own, whose results are put down in memory.
+
+    XLA takes slices that begin at a counter into the loops that use them, which a CPU
+    then runs ten times slower. No compiler knows that the counter is not negative.
+    """
+    if jax.default_backend() != "cpu":
+        return function()
+    shapes = jax.eval_shape(function)
+    return jax.lax.cond(
+        number >= 0,
+        function,
+        lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+    )
+
+
 def _versines(a: Array, b: Array) -> tuple[Array, Array]:
     r"""$1 \mp \cos$ of unit vectors, whose coordinates are the first axis."""
 
@@ -374,8 +391,8 @@ class _Block:
     def _mix(self, i: int) -> None:
         operation, (j,) = self.graph.nodes[i].operation, self.graph.nodes[i].args
         ndim, full = self._ndim(i), self.plan.full[i]
-        if isinstance(operation, Linear):
-            k, t = self._spread(operation, j, full)
+        if isinstance(operation, (Linear, Attention)):
+            k, t = self._spread(i, j, full)
             self._pool(i, k)
             scale = self._side(i, False, full).inverse
             scale = scale * self._side(i, True, full).inverse
@@ -393,23 +410,34 @@ class _Block:
         same = self.same and (_eye(self.plan.shapes[i].space) if full else True)
         self.values[i] = self._finish(i, pair, same)
 
-    def _spread(self, operation: Linear, j: int, full: bool) -> tuple[Array, Array]:
-        """Covariance and tangent kernel of a linear map of the positions of `j`."""
-        shape = self.plan.shapes[j]
+    def _spread(self, i: int, j: int, full: bool) -> tuple[Array, Array]:
+        """Covariance and tangent kernel of `i`, which mixes the positions of `j`."""
+        operation, shape = self.graph.nodes[i].operation, self.plan.shapes[j]
         if j in self.sums and isinstance(operation, GlobalPool):
             factor = math.prod(operation.matrices(shape)) ** 2
             k, t = self.sums[j]
             return factor * k[:, None], factor * t[:, None]
         h = self._covariance(j, True)
-        k = operation.both(jnp.broadcast_to(h.k, h.v.shape), shape)
-        t = jnp.broadcast_to(h.t, h.v.shape)
-        t = operation.both(jnp.where(h.norm > 0, t, 0), shape)
-        space = operation.shape(shape).space
-        if not space:
+        k = jnp.broadcast_to(h.k, h.v.shape)
+        t = jnp.where(h.norm > 0, jnp.broadcast_to(h.t, h.v.shape), 0)
+        if isinstance(operation, Attention):
+            fresh = _eye(shape.space)
+            self._attend(i, k, fresh)
+            sides = [
+                jax.tree.map(lambda a: a[..., 0], side.marginals[i])
+                for side in (self.one, self.two)
+            ]
+            k, t = operation.attend(self.numbers[i], k, t, *sides, fresh)
+        else:
+            assert isinstance(operation, Linear)
+            k, t = operation.both(k, shape), operation.both(t, shape)
+        ndim = self._ndim(i)
+        if not ndim:
             return k[:, None], t[:, None]
-        if full:
-            return k, t
-        return _diagonal(k, len(space)), _diagonal(t, len(space))
+        return (k, t) if full else (_diagonal(k, ndim), _diagonal(t, ndim))
+
+    def _attend(self, i: int, k: Array, fresh: Array) -> None:
+        """A hook for attention, found on the way."""
 
     def _pool(self, i: int, k: Array) -> None:
         """A hook for moments that are found on the way."""
@@ -439,38 +467,53 @@ class _Block:
         lead = periods[:-1]
         last = np.arange(periods[-1]) == 0
 
-        def around(j, offset):
-            return lambda pads: circles[j].shifted(offset, pads).root
+        windows = {}  # the windows that slide over a value
+        for i in nodes:
+            if isinstance(operation := graph.nodes[i].operation, Conv):
+                (j,) = graph.nodes[i].args
+                pads = operation.window.pads(plan.shapes[j].space)
+                windows[j, tuple(pads)] = circles[j]
+
+        def shift(offset):
+            sides = {i: circle.shifted(offset) for i, circle in circles.items()}
+            around = {
+                key: circle.shifted(offset, key[1]).root
+                for key, circle in windows.items()
+            }
+            return sides, around, unit.shifted(offset) if 0 in inside else None
 
         @jax.checkpoint
         def body(sums, xs):
             number, given = xs
             offset = jnp.unravel_index(number, lead) if lead else ()
+            sides, around, unit2 = _apart(number, lambda: shift(offset))
             same = self.same and (number == 0) & last
             values: dict[int, Pair] = {j: Pair(*a).rooted() for j, a in given.items()}
             kept = {}
             for i in nodes:
                 if not (args := graph.nodes[i].args):
-                    v, w = _versines(self.one.unit, unit.shifted(offset))
+                    v, w = _versines(self.one.unit, unit2)
                     pair = Pair(v, w, jnp.zeros_like(v))
                 else:
                     covariances = [
                         Covariance(
                             self.one.marginals[j],
-                            circles[j].shifted(offset),
+                            sides[j],
                             *values[j],
                         )
                         for j in args
                     ]
-                    out2 = circles[i].shifted(offset)
-                    layout = Layout(len(periods), around=around(args[0], offset))
-                    out1 = self.one.marginals[i]
+                    layout = Layout(
+                        len(periods),
+                        around=lambda pads, j=args[0]: around[j, tuple(pads)],
+                    )
+                    out1, out2 = self.one.marginals[i], sides[i]
                     pair = self._pair(i, covariances, out1, out2, layout, same)
                 values[i] = pair = self._finish(i, pair, same)
                 if plan.kept[i]:
                     kept[i] = (pair.v, pair.w, jnp.broadcast_to(pair.t, pair.v.shape))
                 if plan.summed[i]:
-                    size = norm(self.one.marginals[i], circles[i].shifted(offset))
+                    size = norm(self.one.marginals[i], sides[i])
                     axes = (*range(len(periods)), len(periods) + 1)
                     k, t = sums[i]
                     k = k + (size * (1 - pair.v)).sum(axes)
@@ -528,11 +571,22 @@ class _OwnBlock(_Block):
         if self.moments[i] is None:
             self.moments[i] = self._rule(i)
 
+    def _attend(self, i: int, k: Array, fresh: Array) -> None:
+        operation = self.graph.nodes[i].operation
+        assert isinstance(operation, Attention)
+        weights = operation.weights(self.numbers[i], k, fresh, self._ndim(i))
+        zero = jnp.zeros_like(_diagonal(k, self._ndim(i)))
+        weights = jax.tree.map(lambda a: a[..., None], weights)
+        self.moments[i] = Marginal.of(zero)._replace(weights=weights)
+
     def _pool(self, i: int, k: Array) -> None:
-        bound = self.moments[i] = self._rule(i)
+        bound = self.moments[i]
+        if bound is None:
+            bound = self.moments[i] = self._rule(i)
         if self.plan.exact:
             q = _diagonal(k, self._ndim(i)) if self.plan.full[i] else k
-            self.moments[i] = Marginal.of(jnp.maximum(q, 0), bound.mean)
+            exact = Marginal.of(jnp.maximum(q, 0), bound.mean)
+            self.moments[i] = exact._replace(weights=bound.weights)
 
 
 # --- all pairs ---------------------------------------------------------------
