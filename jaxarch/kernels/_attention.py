@@ -169,7 +169,7 @@ class Attention(Operation):
         """Standard normal."""
         (shape,) = shapes
         keys = jax.random.split(key, 6)
-        n = shape.features
+        n = shape.width
         inside = 2 * n if self.embedding == "concat" else n
         value_inside = inside if self.embed_values else n
         heads, d = self.num_heads, self.key_features

@@ -150,7 +150,7 @@ class Conv(Operation):
         if not standard:
             own = norm(out1, out2) * (1 - v)
         else:
-            own = shape.features / self.s[0] * k + (1.0 if self.bias else 0.0)
+            own = shape.width / self.s[0] * k + (1.0 if self.bias else 0.0)
         return Pair(v, w, learning_rate * own + scale**2 * t, None, half)
 
     def init(self, key, numbers, shapes, dtype) -> ConvParams:
@@ -159,13 +159,13 @@ class Conv(Operation):
         weight_key, bias_key = jax.random.split(key)
         (shape,), out = shapes, self.shape(*shapes)
         local = out.space if self.kind == "conv_local" else ()
-        size = (*local, *self.window.sizes, shape.features, out.features)
+        size = (*local, *self.window.sizes, shape.width, out.width)
         weight = jax.random.normal(weight_key, size, dtype)
         bias = None
         if self.bias:
-            bias = jax.random.normal(bias_key, (*local, out.features), dtype)
+            bias = jax.random.normal(bias_key, (*local, out.width), dtype)
         if self.parameterization == "standard":
-            fan_in = self.window.taps * shape.features / self.s[0]
+            fan_in = self.window.taps * shape.width / self.s[0]
             weight = (weight * w_std / math.sqrt(fan_in)).astype(dtype)
             bias = bias if bias is None else (bias * b_std).astype(dtype)
         return ConvParams(weight=weight, bias=bias)

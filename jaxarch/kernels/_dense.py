@@ -126,7 +126,7 @@ class Dense(Operation):
         """Standard normal; in the standard parameterisation already scaled."""
         w_std, b_std, _ = self._split(numbers)
         weight_key, bias_key = jax.random.split(key)
-        n, width = shapes[0].features, self.shape(*shapes).features
+        n, width = shapes[0].width, self.shape(*shapes).width
         weight = jax.random.normal(weight_key, (width, n), dtype)
         bias = jax.random.normal(bias_key, (width,), dtype) if self.bias else None
         if self.parameterization == "standard":

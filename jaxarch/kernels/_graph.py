@@ -41,6 +41,12 @@ class Shape(NamedTuple):
     space: tuple[int, ...]  # () for a plain vector
     features: int | None  # None where it is not known
 
+    @property
+    def width(self) -> int:
+        """The features, of a value that has them for sure."""
+        assert self.features is not None
+        return self.features
+
 
 class Operation:
     """One operation: a frozen dataclass of statics, with a rule for each reading.

@@ -48,7 +48,7 @@ class Linear(Operation):
                 "inputs are `(n, *space, channels)`."
             )
         space = tuple(
-            n if m is None else len(m)
+            n if m is None else len(m)  # pyright: ignore
             for n, m in zip(h.space, self.matrices(h), strict=True)
             if not isinstance(m, float)
         )

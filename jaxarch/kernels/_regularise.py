@@ -122,7 +122,7 @@ class Dropout(Operation):
         if rules.same is False:
             return Pair(v, w, h.t, h.slope)
         v = jnp.where(rules.same, h.v, v)
-        w = None if h.w is None else jnp.where(rules.same, h.w, w)
+        w = None if w is None else jnp.where(rules.same, h.complement, w)
         return Pair(v, w, jnp.where(rules.same, h.t / (1 - rate), h.t), h.slope)
 
     def apply(self, numbers, params, *args: Array, key):

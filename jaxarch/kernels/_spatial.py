@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._angle import safe_reciprocal, safe_sqrt
 from ._attention import Attention
 from ._conv import Conv
 from ._covariance import Covariance, Marginal, Pair, Rules, norm
@@ -371,7 +370,8 @@ class _Block:
         assert pair is not None
         if self.plan.full[j] and not absolute:
             ndim = self._ndim(j)
-            pair = jax.tree.map(lambda a: _diagonal(a, ndim), pair._replace(half=None))
+            pair = pair._replace(half=None)
+            pair = Pair(*(_diagonal(a, ndim) if a is not None else a for a in pair))  # pyright: ignore
             pair = pair.rooted()
         return Covariance(
             self._side(j, False, absolute), self._side(j, True, absolute), *pair
@@ -396,7 +396,10 @@ class _Block:
             self._pool(i, k)
             scale = self._side(i, False, full).inverse
             scale = scale * self._side(i, True, full).inverse
-            pair = Pair(1 - k * scale, 1 + k * scale, t)
+            v = 1 - k * scale
+            if not self.plan.formal[i]:  # below, rounding: they are the same
+                v = jnp.where(v < 8 * jnp.finfo(v.dtype).eps, 0, v)
+            pair = Pair(v, 1 + k * scale, t)
         else:
             self._complete(i)
             if self.plan.full[j]:
@@ -427,7 +430,8 @@ class _Block:
                 jax.tree.map(lambda a: a[..., 0], side.marginals[i])
                 for side in (self.one, self.two)
             ]
-            k, t = operation.attend(self.numbers[i], k, t, *sides, fresh)
+            one, two = sides
+            k, t = operation.attend(self.numbers[i], k, t, one, two, fresh)
         else:
             assert isinstance(operation, Linear)
             k, t = operation.both(k, shape), operation.both(t, shape)
@@ -492,6 +496,7 @@ class _Block:
             kept = {}
             for i in nodes:
                 if not (args := graph.nodes[i].args):
+                    assert unit2 is not None
                     v, w = _versines(self.one.unit, unit2)
                     pair = Pair(v, w, jnp.zeros_like(v))
                 else:
@@ -593,11 +598,16 @@ class _OwnBlock(_Block):
 
 
 def _points(x: Array) -> tuple[Array, Marginal]:
-    """Unit vectors `(channels, *space, n)`, and the moments of the input."""
+    """Unit vectors `(channels, *space, n)`, and the moments of the input.
+
+    A norm that is never 0 keeps the derivative at a zero input: $k$ is linear there,
+    and the product of norm and unit vector is `x` exactly.
+    """
     x = jnp.moveaxis(jnp.moveaxis(x, -1, 0), 1, -1)
-    size = safe_sqrt((x**2).sum(0))
-    first = Marginal.of((x**2).mean(0), x.mean(0))
-    return x * safe_reciprocal(size)[None], first
+    tiny = float(jnp.finfo(x.dtype).tiny) ** 0.4
+    size = jnp.sqrt((x**2).sum(0) + tiny**2)
+    first = Marginal.of(size**2 / x.shape[0], x.mean(0))
+    return x / size[None], first
 
 
 def _rows(tree: Any) -> Any:
@@ -695,6 +705,10 @@ def spatial_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) ->
     """The kernel of inputs with positions, `(n, *space, channels)`."""
     numbers = jax.tree.map(lambda n: jnp.asarray(n).astype(x1.dtype), numbers)
     made = plan(graph, Shape(x1.shape[1:-1], x1.shape[-1]))
+    counts = x1.shape[:1] if diagonal else (len(x1), len(x1 if x2 is None else x2))
+    if 0 in counts:
+        empty = jnp.zeros((*counts, *made.shapes[-1].space * 2), x1.dtype)
+        return Gram(nngp=empty, ntk=empty if ntk else None)
     unit1, first1 = _points(x1)
     side1 = unit1, _moments(graph, made, numbers, unit1, first1)
     if x2 is None:
@@ -732,9 +746,7 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
     n1, n2 = side1[0].shape[-1], side2[0].shape[-1]
     space = plan.shapes[-1].space * 2
     zero = jnp.zeros((n1, n2, *space), side1[0].dtype)
-    if n1 == 0 or n2 == 0:
-        return zero, zero
-    entries = _examples(plan, max(n1 * n2, 1))
+    entries = _examples(plan, n1 * n2)
     if any(plan.full):
         height, width = min(n1, entries), 1
     else:
