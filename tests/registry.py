@@ -132,6 +132,16 @@ def _covariances():
     return k, 0.5 * k[:2], jnp.diagonal(k)[:2], _Y
 
 
+_IMAGES = jnp.asarray(
+    [[[[0.5], [-1.0]], [[2.0], [0.3]]], [[[1.5], [0.2]], [[-0.7], [1.0]]]]
+)
+
+
+def _convolutional(h):
+    h = ker.relu(ker.conv(h, 4, (2, 2), w_std=1.4, b_std=0.2))
+    return ker.dense(ker.global_avg_pool(h), 1)
+
+
 _JACOT = (
     "Jacot, Gabriel, Hongler 2018, [arXiv:1806.07572](https://arxiv.org/abs/1806.07572)"
 )
@@ -167,6 +177,46 @@ ENTRIES = (
         "[arXiv:2001.07301](https://arxiv.org/abs/2001.07301)",
         proof="values of neural-tangents 0.6.5, 1e-10, in both parameterisations",
         differs="a learning rate for each layer",
+    ),
+    Entry(
+        package="kernels",
+        kind="kernel",
+        names=("ConvParams", "conv", "conv_local", "conv_transpose"),
+        make=lambda: (ker.infinite(_convolutional), (_IMAGES, _IMAGES[::-1] + 0.5)),
+        source="Novak et al. 2019, "
+        "[arXiv:1810.05148](https://arxiv.org/abs/1810.05148); Garriga-Alonso et al. "
+        "2019, [arXiv:1808.05587](https://arxiv.org/abs/1808.05587); Arora et al. 2019, "
+        "[arXiv:1904.11955](https://arxiv.org/abs/1904.11955)",
+        proof="full matrices in NumPy, 1e-12; values of neural-tangents 0.6.5, 1e-10; "
+        "Monte Carlo of finite networks",
+        differs="pairs of positions are computed offset by offset; which pairs are "
+        "needed is decided for each value",
+    ),
+    Entry(
+        package="kernels",
+        kind="kernel",
+        names=(
+            "avg_pool",
+            "flatten",
+            "global_avg_pool",
+            "global_sum_pool",
+            "image_resize",
+            "index",
+            "sum_pool",
+        ),
+        source="Novak et al. 2019, "
+        "[arXiv:1810.05148](https://arxiv.org/abs/1810.05148), section 3",
+        proof="full matrices in NumPy, 1e-12; values of neural-tangents 0.6.5, 1e-10; "
+        "Monte Carlo of finite networks",
+    ),
+    Entry(
+        package="kernels",
+        kind="kernel",
+        names=("AttentionParams", "attention"),
+        source="Hron et al. 2020, [arXiv:2006.10540](https://arxiv.org/abs/2006.10540)",
+        proof="full matrices in NumPy, 1e-12; values of neural-tangents 0.6.5, 1e-10; "
+        "Monte Carlo of finite networks",
+        differs="no distance between positions enters their embeddings",
     ),
     Entry(
         package="kernels",
@@ -343,7 +393,6 @@ ENTRIES = (
         proof="numpy.linalg.solve, 1e-7 of the largest weight with `tol` 1e-8",
         differs=r"solves for $\sigma^2 w$; conjugate gradients are lineax's",
     ),
-    Entry(),
     Entry(
         package="kernels",
         kind="function",

@@ -4,6 +4,7 @@ An architecture is a Python function of one value, made of the operations below;
 `infinite` and `finite` read it.
 """
 
+from ._attention import AttentionParams as AttentionParams, attention as attention
 from ._big import gram as gram
 from ._closed_forms import (
     cos as cos,
@@ -18,6 +19,12 @@ from ._closed_forms import (
     sin as sin,
 )
 from ._combine import concatenate as concatenate
+from ._conv import (
+    ConvParams as ConvParams,
+    conv as conv,
+    conv_local as conv_local,
+    conv_transpose as conv_transpose,
+)
 from ._dense import DenseParams as DenseParams, dense as dense
 from ._descent import (
     Descended as Descended,
@@ -59,6 +66,15 @@ from ._polynomials import (
     hermite as hermite,
     monomial as monomial,
     polynomial as polynomial,
+)
+from ._pool import (
+    avg_pool as avg_pool,
+    flatten as flatten,
+    global_avg_pool as global_avg_pool,
+    global_sum_pool as global_sum_pool,
+    image_resize as image_resize,
+    index as index,
+    sum_pool as sum_pool,
 )
 from ._rectified import (
     abrelu as abrelu,

@@ -24,7 +24,7 @@ from ._covariance import (
     relative,
     vanish,
 )
-from ._graph import Number, Operation, Symbol, Value, emit
+from ._graph import Number, Operation, Shape, Symbol, Value, emit
 
 
 def _refuse_dependent(where: str, values: Sequence[Value]) -> None:
@@ -36,14 +36,24 @@ def _refuse_dependent(where: str, values: Sequence[Value]) -> None:
             )
 
 
-def _same_width(where: str, features: Sequence[int | None]) -> int | None:
-    known = {f for f in features if f is not None}
+def _same_space(where: str, shapes: Sequence[Shape]) -> tuple[int, ...]:
+    spaces = {shape.space for shape in shapes}
+    if len(spaces) > 1:
+        raise ValueError(
+            f"{where}: the branches must have one shape of positions, "
+            f"got {', '.join(str(shape.space) for shape in shapes)}."
+        )
+    return shapes[0].space
+
+
+def _same_shape(where: str, shapes: Sequence[Shape]) -> Shape:
+    known = {shape.features for shape in shapes if shape.features is not None}
     if len(known) > 1:
         raise ValueError(
             f"{where}: the branches must have one number of features, "
-            f"got {', '.join(str(f) for f in features)}."
+            f"got {', '.join(str(shape.features) for shape in shapes)}."
         )
-    return features[0] if features[0] is not None else features[1]
+    return Shape(_same_space(where, shapes), known.pop() if known else None)
 
 
 def _sum_of(slopes) -> Array | float | None:
@@ -73,11 +83,11 @@ class Add(Operation):
             mixed=a.mixed or b.mixed,
         )
 
-    def features(self, *args):
+    def shape(self, *args: Shape) -> Shape:
         """Both branches have it."""
-        return _same_width("add", args)
+        return _same_shape("add", args)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$q_a + q_b + 2 m_a m_b$."""
         a, b = args
         if a.mean is None or b.mean is None:
@@ -90,7 +100,7 @@ class Add(Operation):
             weights=(*weights, *centred_weights(a), *centred_weights(b))
         )
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         r"""Equation (1); with two means the parts are both centred parts and the mean.
 
         A branch that is split into its centred part and its mean,
@@ -138,18 +148,18 @@ class Multiply(Operation):
             mixed=a.mixed or b.mixed,
         )
 
-    def features(self, *args):
+    def shape(self, *args: Shape) -> Shape:
         """Both factors have it."""
-        return _same_width("multiply", args)
+        return _same_shape("multiply", args)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$q_a q_b$ and $m_a m_b$."""
         a, b = args
         if a.mean is None or b.mean is None:
             return Marginal.of(a.q * b.q)
         return Marginal.of(a.q * b.q, a.mean * b.mean)
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """The cosines multiply; $t = t_a k_b + k_a t_b$."""
         a, b = args
         v = a.v + b.v - a.v * b.v
@@ -184,12 +194,12 @@ class Scale(Operation):
         """A multiple has the law of its argument."""
         return dataclasses.replace(args[0], raw=False)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$c^2 q$ and $c m$."""
         (h,), (c,) = args, numbers
         return Marginal.of(c**2 * h.q, None if h.mean is None else c * h.mean)
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """The cosine stays."""
         (h,), (c,) = args, numbers
         slope = None if h.slope is None else c**2 * h.slope
@@ -214,23 +224,24 @@ class Concatenate(Operation):
             mixed=True,
         )
 
-    def features(self, *args):
+    def shape(self, *args: Shape) -> Shape:
         """The sum of the widths."""
-        if any(f is None for f in args):
-            return None
-        return sum(f for f in args if f is not None)
+        space = _same_space("concatenate", args)
+        widths = [a.features for a in args]
+        return Shape(space, None if None in widths else sum(widths))  # pyright: ignore
 
-    def _fractions(self, features) -> list[float]:
-        if any(f is None for f in features):
+    def _fractions(self, shapes: Sequence[Shape]) -> list[float]:
+        widths = [shape.features for shape in shapes if shape.features is not None]
+        if len(widths) < len(shapes):
             raise ValueError(
                 "concatenate: every branch needs a known number of features; "
                 "give the `State` its `features`."
             )
-        return [f / sum(features) for f in features]
+        return [f / sum(widths) for f in widths]
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """Averages weighted by width."""
-        fractions = self._fractions(features)
+        fractions = self._fractions(shapes)
         q: Any = sum(f * a.q for f, a in zip(fractions, args, strict=True))
         means = [
             f * a.mean
@@ -246,9 +257,9 @@ class Concatenate(Operation):
             )
         )
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """Equation (1)."""
-        fractions = self._fractions(features)
+        fractions = self._fractions(shapes)
         v, w = direct_sum(
             [
                 (s1, s2, a.v, a.w)

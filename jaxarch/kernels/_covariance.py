@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._angle import half_angle, safe_reciprocal, safe_sqrt
+from ._window import Layout
 
 
 class Marginal(NamedTuple):
@@ -100,8 +101,9 @@ class Covariance(NamedTuple):
 class Rules(NamedTuple):
     """What an evaluation tells its operations."""
 
-    same: bool  # the two examples are one and the same
+    same: Any  # the two examples are one and the same; or a mask of such pairs
     attach: Callable[[Array, Any], Array]  # see `_input.py`
+    layout: Layout = Layout()
 
 
 def gap(weights: Sequence[tuple[Array, Array]]) -> Array:

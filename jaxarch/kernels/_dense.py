@@ -27,7 +27,7 @@ from ._covariance import (
     norm,
     relative,
 )
-from ._graph import Number, Operation, Symbol, Value, emit
+from ._graph import Number, Operation, Shape, Symbol, Value, emit
 
 
 @params
@@ -77,11 +77,11 @@ class Dense(Operation):
         """A new Gaussian family, whatever came in."""
         return Value(frozenset([self.label]), gaussian=True, centred=True)
 
-    def features(self, *args: int | None) -> int:
+    def shape(self, *args: Shape) -> Shape:
         """The width of the finite network, `s[1]` times the one written."""
-        return round(self.s[1] * self.width)
+        return Shape(args[0].space, round(self.s[1] * self.width))
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$q = w^2 q + b^2$."""
         (h,) = args
         w_std, b_std, _ = self._split(numbers)
@@ -97,7 +97,7 @@ class Dense(Operation):
         *args: Covariance,
         out1: Marginal,
         out2: Marginal,
-        features,
+        shapes,
         rules: Rules,
     ) -> Pair:
         """$k' = w^2 k + b^2$, with the tangent kernel of the parameterisation."""
@@ -113,24 +113,24 @@ class Dense(Operation):
         if self.parameterization == "ntk":
             own = rules.attach(norm(out1, out2) * (1 - v), slope)
         else:
-            if features[0] is None:
+            if shapes[0].features is None:
                 raise ValueError(
                     "dense: parameterization='standard' needs the number of features "
                     "of its input; give the `State` its `features`."
                 )
-            scale = features[0] / self.s[0]
+            scale = shapes[0].features / self.s[0]
             own = scale * rules.attach(h.k, h.slope) + (1.0 if self.bias else 0.0)
         return Pair(v, w, learning_rate * own + w_std**2 * h.t, slope, half)
 
-    def init(self, key, numbers, widths, dtype) -> DenseParams:
+    def init(self, key, numbers, shapes, dtype) -> DenseParams:
         """Standard normal; in the standard parameterisation already scaled."""
         w_std, b_std, _ = self._split(numbers)
         weight_key, bias_key = jax.random.split(key)
-        width = self.features()
-        weight = jax.random.normal(weight_key, (width, widths[0]), dtype)
+        n, width = shapes[0].width, self.shape(*shapes).width
+        weight = jax.random.normal(weight_key, (width, n), dtype)
         bias = jax.random.normal(bias_key, (width,), dtype) if self.bias else None
         if self.parameterization == "standard":
-            fan_in = widths[0] / self.s[0]
+            fan_in = n / self.s[0]
             weight = (weight * w_std / math.sqrt(fan_in)).astype(dtype)
             bias = bias if bias is None else (bias * b_std).astype(dtype)
         return DenseParams(weight=weight, bias=bias)
@@ -140,10 +140,24 @@ class Dense(Operation):
         (x,) = args
         w_std, b_std, _ = self._split(numbers)
         if self.parameterization == "ntk":
-            y = w_std / math.sqrt(x.shape[-1]) * (params.weight @ x)
-            return y if params.bias is None else y + b_std * params.bias
-        y = (params.weight @ x) / math.sqrt(self.s[0])
-        return y if params.bias is None else y + params.bias
+            y, scale = w_std / math.sqrt(x.shape[-1]) * (x @ params.weight.T), b_std
+        else:
+            y, scale = (x @ params.weight.T) / math.sqrt(self.s[0]), 1
+        if params.bias is None:
+            return y
+        return y + jnp.broadcast_to(scale * params.bias, y.shape)
+
+
+def check_scales(where: str, parameterization: str, s: Sequence[float]) -> None:
+    """Checks the options `parameterization` and `s`."""
+    check_option(where, "parameterization", parameterization, ("ntk", "standard"))
+    if len(s) != 2 or min(s) <= 0:
+        raise ValueError(f"{where}: `s` must be two positive numbers, got {s!r}.")
+    if parameterization == "ntk" and tuple(s) != (1.0, 1.0):
+        raise ValueError(
+            f"{where}: `s` belongs to parameterization='standard', got {s!r} with "
+            "'ntk'."
+        )
 
 
 def dense(
@@ -191,13 +205,7 @@ def dense(
             that is read at infinite width.
     """
     check_positive("dense", features=features)
-    check_option("dense", "parameterization", parameterization, ("ntk", "standard"))
-    if len(s) != 2 or min(s) <= 0:
-        raise ValueError(f"dense: `s` must be two positive numbers, got {s!r}.")
-    if parameterization == "ntk" and tuple(s) != (1.0, 1.0):
-        raise ValueError(
-            f"dense: `s` belongs to parameterization='standard', got {s!r} with 'ntk'."
-        )
+    check_scales("dense", parameterization, s)
     if not isinstance(h, Symbol):
         raise TypeError(
             "dense: `h` must be a value of the network being recorded, "

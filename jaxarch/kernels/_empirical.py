@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from .._checks import check_option, check_positive
 from .._dtypes import at_least_float32
 from ._cost import Cost, Problem, choose_uses, has_custom_vjp, predict
+from ._example_tiles import over_pairs, over_tiles, tile_side
 from ._function import (
     Function,
     basis,
@@ -28,7 +29,6 @@ from ._function import (
 )
 from ._gp import einsum
 from ._structured import Plan, contract, factors
-from ._example_tiles import over_pairs, over_tiles, tile_side
 
 METHODS = ("auto", "jacobian", "vector_products", "structured")
 _FORMS = {True: "trace", False: "full", "diagonal": "diagonal"}

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_rank
 from .._params import static
-from ._graph import Graph, Number, Symbol, record
+from ._graph import Graph, Number, Shape, Symbol, record
 from ._infinite import Kernel
 
 
@@ -25,12 +24,13 @@ class Model:
     numbers: tuple[tuple[Number, ...], ...]
     graph: Graph = static()
 
-    def init(self, key: PRNGKeyArray, x: Float[Array, " features"]) -> tuple[Any, ...]:
+    def init(self, key: PRNGKeyArray, x: Float[Array, "*example"]) -> tuple[Any, ...]:
         """Draws parameters.
 
         Args:
             key: A JAX key.
-            x: One example, or its shape and dtype.
+            x: One example, `(features,)` or `(*space, channels)`, or its shape
+                and dtype.
 
         Returns:
             A tuple with the parameters of each parameterised operation, in program
@@ -39,35 +39,36 @@ class Model:
         Raises:
             ValueError: if `x` is not one example, or branches differ in width.
         """
-        check_rank("init", "x", x, 1, "(features,) (one example)")
-        widths, params, seen = [], [], {}
+        self.graph.check_input("init", "x", x, "")
+        shapes, params, seen = [], [], {}
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)
         ):
             operation = node.operation
-            args = [widths[j] for j in node.args]
-            widths.append(operation.features(*args) if args else x.shape[0])
+            args = [shapes[j] for j in node.args]
+            first = Shape(x.shape[:-1], x.shape[-1])
+            shapes.append(operation.shape(*args) if args else first)
             own = operation.init(jax.random.fold_in(key, i), numbers, args, x.dtype)
             if own is None:
                 continue
-            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]
+            sizes = [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]
             if operation.parameter not in seen:
-                seen[operation.parameter] = shapes
+                seen[operation.parameter] = sizes
                 params.append(own)
-            elif seen[operation.parameter] != shapes:
+            elif seen[operation.parameter] != sizes:
                 raise ValueError(
                     f"{operation.name}: parameters named {operation.parameter!r} must "
-                    f"have one shape, got {seen[operation.parameter]} and {shapes}."
+                    f"have one shape, got {seen[operation.parameter]} and {sizes}."
                 )
         return tuple(params)
 
     def apply(
         self,
         params: tuple[Any, ...],
-        x: Float[Array, " features"],
+        x: Float[Array, "*example"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, " out"]:
+    ) -> Float[Array, "*out"]:
         """Runs the network.
 
         Args:
@@ -76,13 +77,13 @@ class Model:
             key: Draws dropout masks; `None` means no dropout.
 
         Returns:
-            The output, shape `(out,)`.
+            The output, `(out,)` or `(*space, out)`.
 
         Raises:
             ValueError: if `x` is not one example.
             NotImplementedError: if an operation has no finite network.
         """
-        check_rank("apply", "x", x, 1, "(features,) (one example; use jax.vmap)")
+        self.graph.check_input("apply", "x", x, "")
         values, seen, remaining = [], {}, iter(params)
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)

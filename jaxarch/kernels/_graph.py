@@ -13,7 +13,7 @@ by name where it is not.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,19 @@ class Value:
     raw: bool = False  # the input itself, which is Gaussian if a `State` says so
 
 
+class Shape(NamedTuple):
+    """Positions of a value, and its number of coordinates at each of them."""
+
+    space: tuple[int, ...]  # () for a plain vector
+    features: int | None  # None where it is not known
+
+    @property
+    def width(self) -> int:
+        """The features, of a value that has them for sure."""
+        assert self.features is not None
+        return self.features
+
+
 class Operation:
     """One operation: a frozen dataclass of statics, with a rule for each reading.
 
@@ -43,19 +56,32 @@ class Operation:
 
     name: ClassVar[str] = ""
     numbers: ClassVar[tuple[str, ...]] = ()
+    positional: ClassVar[bool] = False  # whether it needs inputs with positions
 
     def infer(self, *args: Value) -> Value:
         """Derives the `Value` of the result; raises where no kernel can be right."""
         raise NotImplementedError
 
-    def features(self, *args: int | None) -> int | None:
-        """Number of coordinates of the result; `None` where it is not known."""
+    def shape(self, *args: Shape) -> Shape:
+        """Shape of the result; raises where the arguments do not fit."""
         return args[0]
 
+    def needs(self, full: bool) -> bool:
+        """Whether it needs its arguments at pairs of different positions.
+
+        Args:
+            full: Whether its own result is needed there.
+        """
+        return full
+
+    def mixes(self, full: bool) -> bool:
+        """Whether pairs of one offset become pairs of other offsets; see `_spatial`."""
+        return False
+
     def marginal(
-        self, numbers: Sequence[Number], *args: Marginal, features: Sequence[int | None]
+        self, numbers: Sequence[Number], *args: Marginal, shapes: Sequence[Shape]
     ) -> Marginal:
-        """Moments of the result at each example."""
+        """Moments of the result at each position of each example."""
         raise NotImplementedError
 
     def pair(
@@ -64,14 +90,14 @@ class Operation:
         *args: Covariance,
         out1: Marginal,
         out2: Marginal,
-        features: Sequence[int | None],
+        shapes: Sequence[Shape],
         rules: Rules,
     ) -> Pair:
         """Covariance and tangent kernel of the result at each pair of examples."""
         raise NotImplementedError
 
     def init(
-        self, key: Array, numbers: Sequence[Number], widths: Sequence[int], dtype: Any
+        self, key: Array, numbers: Sequence[Number], shapes: Sequence[Shape], dtype: Any
     ) -> Any:
         """Parameters of the finite network; `None` if the operation has none."""
         return None
@@ -121,6 +147,28 @@ class Graph:
     """The operations of an architecture in program order; the last is the output."""
 
     nodes: tuple[Node, ...]
+
+    @property
+    def positional(self) -> bool:
+        """Whether examples are `(*space, channels)` and not `(features,)`."""
+        return any(node.operation.positional for node in self.nodes)
+
+    def check_input(self, where: str, name: str, x: Any, batch: str) -> None:
+        """Raises `ValueError` unless `x` has the axes that the operations need.
+
+        Args:
+            where: The function, for the message.
+            name: The argument, for the message.
+            x: Examples if `batch` is "n, ", one example if it is "".
+            batch: The axis before those of an example.
+        """
+        rank = len(jnp.shape(x)) - bool(batch)
+        if rank != 1 and not self.positional or rank < 2 and self.positional:
+            axes = "*space, channels" if self.positional else "features"
+            wanted = f"({batch}{axes})" if batch else f"({axes},) (one example)"
+            raise ValueError(
+                f"{where}: `{name}` must have shape {wanted}, got {jnp.shape(x)}."
+            )
 
     def __str__(self) -> str:
         lines = []

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_rank
 from .._dtypes import at_least_float32, float_dtype
 from .._params import static
 from ._angle import angle
 from ._angular import angular_series, evaluate_series, num_terms
 from ._covariance import Covariance, Marginal, Pair, Rules, norm
 from ._gram import Gram
-from ._graph import Graph, Number, Symbol, record
+from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
 from ._nonlinearity import Nonlinearity
+from ._spatial import shapes_of, spatial_gram
 from ._state import State
 
 # Side of a square tile: a CPU core's cache holds it, or it fills an accelerator.
@@ -77,8 +77,11 @@ class Kernel:
             state = _from_state("kernel", self, x1, x2, diagonal)
             return Gram(nngp=state.nngp, ntk=state.ntk if ntk else None)
         x1, x2, dtype = _inputs("kernel", self.graph, x1, x2, diagonal)
-        evaluate = _diagonal if diagonal else _matrix
-        gram = evaluate(self.graph, self.numbers, x1, x2, ntk=ntk)
+        args = self.graph, self.numbers, x1, x2
+        if x1.ndim > 2:
+            gram = spatial_gram(*args, ntk=ntk, diagonal=diagonal)
+        else:
+            gram = (_diagonal if diagonal else _matrix)(*args, ntk=ntk)
         return jax.tree.map(lambda k: k.astype(dtype), gram)
 
     def state(
@@ -131,19 +134,24 @@ def _inputs(where, graph, x1, x2, diagonal):
     """Checks the inputs and converts them to the dtype of the computation."""
     for name, x in (("x1", x1), ("x2", x2)):
         if x is not None:
-            check_rank(where, name, x, 2, "(n, features)")
+            graph.check_input(where, name, x, "n, ")
     if x2 is not None:
-        if jnp.shape(x1)[1] != jnp.shape(x2)[1]:
+        if jnp.shape(x1)[-1] != jnp.shape(x2)[-1]:
             raise ValueError(
-                f"{where}: `x2` must have the {jnp.shape(x1)[1]} features of `x1`, "
-                f"got {jnp.shape(x2)[1]}."
+                f"{where}: `x2` must have the {jnp.shape(x1)[-1]} features of `x1`, "
+                f"got {jnp.shape(x2)[-1]}."
+            )
+        if jnp.shape(x1)[1:] != jnp.shape(x2)[1:]:
+            raise ValueError(
+                f"{where}: `x2` must have the positions {jnp.shape(x1)[1:-1]} of `x1`, "
+                f"got {jnp.shape(x2)[1:-1]}."
             )
         if diagonal and jnp.shape(x1)[0] != jnp.shape(x2)[0]:
             raise ValueError(
                 f"{where}: with `diagonal` `x2` must have the {jnp.shape(x1)[0]} "
                 f"examples of `x1`, got {jnp.shape(x2)[0]}."
             )
-    if jnp.shape(x1)[1] == 0:
+    if jnp.shape(x1)[-1] == 0:
         raise ValueError(f"{where}: `x1` must have at least one feature, got 0.")
     _refuse_raw(where, graph, False)
     arrays = [x for x in (x1, x2) if x is not None]
@@ -170,22 +178,14 @@ def _cast(numbers, dtype):
     return jax.tree.map(lambda n: jnp.asarray(n).astype(dtype), numbers)
 
 
-def _features(graph: Graph, features: int | None) -> list[int | None]:
-    widths: list[int | None] = []
-    for node in graph.nodes:
-        args = [widths[i] for i in node.args]
-        widths.append(node.operation.features(*args) if args else features)
-    return widths
-
-
-def _marginals(graph, numbers, first: Marginal, widths) -> tuple[Marginal, ...]:
+def _marginals(graph, numbers, first: Marginal, shapes) -> tuple[Marginal, ...]:
     """Moments of every value at each example."""
     values: list[Marginal] = []
     for node, own in zip(graph.nodes, numbers, strict=True):
         args = [values[i] for i in node.args]
-        features = [widths[i] for i in node.args]
+        args_shapes = [shapes[i] for i in node.args]
         values.append(
-            node.operation.marginal(own, *args, features=features) if args else first
+            node.operation.marginal(own, *args, shapes=args_shapes) if args else first
         )
     return tuple(values)
 
@@ -196,7 +196,7 @@ def _pairs(
     one: Sequence[Marginal],
     two: Sequence[Marginal],
     first: Pair,
-    widths: Sequence[int | None],
+    shapes: Sequence[Shape],
     rules: Rules,
 ) -> Pair:
     """Covariance and tangent kernel of the output at each pair of examples."""
@@ -210,7 +210,7 @@ def _pairs(
             *(Covariance(one[j], two[j], *values[j]) for j in node.args),
             out1=one[i],
             out2=two[i],
-            features=[widths[j] for j in node.args],
+            shapes=[shapes[j] for j in node.args],
             rules=rules,
         )
         if rules.same:  # the angle of an example with itself stays 0
@@ -249,12 +249,12 @@ def _columns(tree: Any) -> Any:
 def _prepare(graph, numbers, x1, x2):
     """Points of both sides, and the marginals of their union, for one program does."""
     p1 = Points.of(x1)
-    widths = _features(graph, x1.shape[-1])
+    shapes = shapes_of(graph, Shape((), x1.shape[-1]))
     if x2 is None:
-        return p1, p1, _marginals(graph, numbers, p1.marginal(), widths), widths
+        return p1, p1, _marginals(graph, numbers, p1.marginal(), shapes), shapes
     p2 = Points.of(x2)
     first = jax.tree.map(lambda *a: jnp.concatenate(a), p1.marginal(), p2.marginal())
-    return p1, p2, _marginals(graph, numbers, first, widths), widths
+    return p1, p2, _marginals(graph, numbers, first, shapes), shapes
 
 
 def _sides(marginals, n1: int, same: bool):
@@ -269,7 +269,7 @@ def _sides(marginals, n1: int, same: bool):
 
 def _diagonal_pair(graph, numbers, x1, x2):
     """Marginals and output of the pairs (i, i)."""
-    p1, p2, marginals, widths = _prepare(graph, numbers, x1, x2)
+    p1, p2, marginals, shapes = _prepare(graph, numbers, x1, x2)
     one, two = _sides(marginals, x1.shape[0], x2 is None)
     if x2 is None:
         v, w = jnp.zeros_like(one[0].q), jnp.full_like(one[0].q, 2)
@@ -278,7 +278,7 @@ def _diagonal_pair(graph, numbers, x1, x2):
     rules = _rules(p1, p2, same=x2 is None, outer=False)
     # An example with itself has the covariance q, which is smooth as it is.
     first = Pair(v, w, jnp.zeros_like(v), None if x2 is None else 1.0)
-    pair = _pairs(graph, numbers, one, two, first, widths, rules)
+    pair = _pairs(graph, numbers, one, two, first, shapes, rules)
     return one[-1], two[-1], pair, rules
 
 
@@ -314,7 +314,7 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
     """All pairs, in tiles; with `x2=None` those on and above the diagonal."""
     numbers = _cast(numbers, x1.dtype)
     symmetric = x2 is None
-    p1, p2, marginals, widths = _prepare(graph, numbers, x1, x2)
+    p1, p2, marginals, shapes = _prepare(graph, numbers, x1, x2)
     n1, n2 = p1.x.shape[0], p2.x.shape[0]
     if n1 == 0 or n2 == 0:
         empty = jnp.zeros((n1, n2), x1.dtype)
@@ -325,8 +325,8 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
         series, slopes = angular_series(
             terms,
             x1.dtype,
-            lambda first: _marginals(graph, numbers, first, widths),
-            lambda m, first, rules: _pairs(graph, numbers, m, m, first, widths, rules),
+            lambda first: _marginals(graph, numbers, first, shapes),
+            lambda m, first, rules: _pairs(graph, numbers, m, m, first, shapes, rules),
         )
 
     @jax.checkpoint
@@ -354,7 +354,7 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
             m1 = _rows(cut(marginals, row, height, -1))
             m2 = _columns(cut(marginals, shift + column, width, -1))
             first = Pair(v, w, jnp.zeros_like(v), 1.0)
-            pair = _pairs(graph, numbers, m1, m2, first, widths, rules)
+            pair = _pairs(graph, numbers, m1, m2, first, shapes, rules)
             gram = _gram(m1[-1], m2[-1], pair, rules)
         return gram[: 1 + ntk]
 
@@ -400,17 +400,19 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
 def _input_state(graph, numbers, x1, x2, *, diagonal) -> State:
     numbers = _cast(numbers, x1.dtype)
     same = x2 is None
-    value, features = graph.nodes[-1].value, _features(graph, x1.shape[-1])[-1]
+    value = graph.nodes[-1].value
+    shapes = shapes_of(graph, Shape((), x1.shape[-1]))
+    features = shapes[-1].features
     if diagonal:
         one, two, pair, _ = _diagonal_pair(graph, numbers, x1, x2)
         return State.of(one, two, pair, value.gaussian, features, same)
-    p1, p2, marginals, widths = _prepare(graph, numbers, x1, x2)
+    p1, p2, marginals, shapes = _prepare(graph, numbers, x1, x2)
     one, two = _sides(marginals, x1.shape[0], same)
     mask = jnp.eye(x1.shape[0], dtype=bool) if same else None
     v, w = versine_matrix(p1.unit, p2.unit, mask)
     rules = _rules(p1, p2, same=False, outer=True)
     first = Pair(v, w, jnp.zeros_like(v), 1.0)
-    pair = _pairs(graph, numbers, _rows(one), _columns(two), first, widths, rules)
+    pair = _pairs(graph, numbers, _rows(one), _columns(two), first, shapes, rules)
     if same:
         pair = _with_diagonal(pair, _diagonal_pair(graph, numbers, x1, None)[2])
     return State.of(one[-1], two[-1], pair, value.gaussian, features, same)
@@ -439,19 +441,19 @@ def _from_state(where, kernel: Kernel, state: State, x2, diagonal: bool) -> Stat
 @functools.partial(jax.jit, static_argnames=("graph",))
 def _advance(graph, numbers, state: State) -> State:
     numbers = _cast(numbers, state.v.dtype)
-    widths = _features(graph, state.features)
-    one = _marginals(graph, numbers, Marginal.of(state.moment1, state.mean1), widths)
-    two = _marginals(graph, numbers, Marginal.of(state.moment2, state.mean2), widths)
+    shapes = shapes_of(graph, Shape((), state.features))
+    one = _marginals(graph, numbers, Marginal.of(state.moment1, state.mean1), shapes)
+    two = _marginals(graph, numbers, Marginal.of(state.moment2, state.mean2), shapes)
     first = Pair(state.v, state.w, state.ntk)
     plain = state.v.ndim == 1
     sides = (one, two) if plain else (_rows(one), _columns(two))
     rules = Rules(state.same and plain, lambda value, factor: value)
-    pair = _pairs(graph, numbers, *sides, first, widths, rules)
+    pair = _pairs(graph, numbers, *sides, first, shapes, rules)
     if state.same and not plain:
         first = jax.tree.map(jnp.diagonal, first)
         rules = Rules(True, rules.attach)
         pair = _with_diagonal(
-            pair, _pairs(graph, numbers, one, two, first, widths, rules)
+            pair, _pairs(graph, numbers, one, two, first, shapes, rules)
         )
     gaussian = graph.nodes[-1].value.gaussian
-    return State.of(one[-1], two[-1], pair, gaussian, widths[-1], state.same)
+    return State.of(one[-1], two[-1], pair, gaussian, shapes[-1].features, state.same)

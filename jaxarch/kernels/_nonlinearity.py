@@ -55,7 +55,7 @@ class Nonlinearity(Operation):
         r"""$F$ and $\dot F$ at each pair."""
         raise NotImplementedError
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """The moments of the map."""
         q, mean, weights = self.moments(numbers, args[0].q)
         assert (mean is None) == self.centred
@@ -67,7 +67,7 @@ class Nonlinearity(Operation):
         *args: Covariance,
         out1: Marginal,
         out2: Marginal,
-        features,
+        shapes,
         rules: Rules,
     ) -> Pair:
         r"""$F$ as a cosine, and $t\,\dot F$."""

@@ -44,14 +44,14 @@ class Rectifier(Nonlinearity):
     def _slopes(self, numbers):
         return _CONSTANTS.get(self.label) or numbers
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$s q$ and $(b - a)\sqrt{q / 2\pi}$."""
         a, b = self._slopes(numbers)
         (h,) = args
         mean = (b - a) / math.sqrt(2 * math.pi) * h.root
         return h.scaled(jnp.sqrt(jnp.asarray((a**2 + b**2) / 2, h.root.dtype)), mean)
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """The formulas of the module, which lose no digit near the diagonal."""
         a, b = self._slopes(numbers)
         (h,) = args

@@ -6,6 +6,7 @@ the variance over features are those of the law.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array
 
 from ._angle import safe_reciprocal
 from ._covariance import Covariance, Marginal, Pair, centred_weights, gap, relative
-from ._graph import Number, Operation, Symbol, Value, emit
+from ._graph import Number, Operation, Shape, Symbol, Value, emit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +24,43 @@ class LayerNorm(Operation):
     name = "layer_norm"
     numbers = ("eps",)
 
+    axes: tuple[int, ...] = (-1,)
+
+    def shape(self, *args: Shape) -> Shape:
+        """The axes must include that of the features."""
+        (h,) = args
+        self._spatial(h)
+        return h
+
+    def _spatial(self, shape: Shape) -> tuple[int, ...]:
+        """The axes of positions among `axes`."""
+        ndim = len(shape.space)
+        axes = {axis + ndim + 1 if axis < 0 else axis for axis in self.axes}
+        if ndim not in axes or not axes <= set(range(ndim + 1)):
+            raise ValueError(
+                "layer_norm: `axes` must be axes of one example and include that of "
+                f"the features, {ndim} or -1, got {self.axes}."
+            )
+        return tuple(sorted(axes - {ndim}))
+
     def infer(self, *args: Value) -> Value:
         """The mean over features goes; that of each coordinate only if all agree."""
         (h,) = args
         return dataclasses.replace(h, centred=h.centred or not h.mixed, raw=False)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$c / (c + \epsilon)$ with the variance $c = q - m^2$."""
-        (h,), (eps,) = args, numbers
+        (h,), (eps,), (shape,) = args, numbers, shapes
+        spatial = self._spatial(shape)
         if h.mean is None:
-            out = Marginal.of(h.q / (h.q + eps))
-            return out._replace(weights=(jax.lax.rsqrt(h.q + eps),))
+            variance = h.q.mean(spatial, keepdims=True) if spatial else h.q
+            inverse = jnp.broadcast_to(jax.lax.rsqrt(variance + eps), h.q.shape)
+            return Marginal.of((h.root * inverse) ** 2)._replace(weights=(inverse,))
+        if spatial:
+            raise NotImplementedError(
+                "layer_norm: over positions `h` must have mean zero at each of them, "
+                "as after `conv` or `dense`."
+            )
         variance = jnp.maximum(h.q - h.mean**2, 0)
         out = Marginal.of(variance / (variance + eps), jnp.zeros_like(h.mean))
         centred, mean = centred_weights(h)
@@ -46,7 +73,7 @@ class LayerNorm(Operation):
             )
         )
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """The cosine of the centred parts."""
         (h,) = args
         scale = out1.weights[0] * out2.weights[0]
@@ -64,8 +91,9 @@ class LayerNorm(Operation):
     def apply(self, numbers, params, *args: Array, key):
         """Subtracts the mean and divides by the standard deviation."""
         (x,), (eps,) = args, numbers
-        centred = x - x.mean()
-        return centred * jax.lax.rsqrt((centred**2).mean() + eps)
+        centred = x - x.mean(self.axes, keepdims=True)
+        variance = (centred**2).mean(self.axes, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +107,23 @@ class Dropout(Operation):
         """The mask is a source of its own, and no mixture with 0 is Gaussian."""
         return dataclasses.replace(args[0], gaussian=False, raw=False)
 
-    def marginal(self, numbers, *args: Marginal, features) -> Marginal:
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$q / (1 - p)$."""
         (h,), (rate,) = args, numbers
         return Marginal.of(h.q / (1 - rate), h.mean)
 
-    def pair(self, numbers, *args: Covariance, out1, out2, features, rules) -> Pair:
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
         """Two examples have independent masks; an example has one with itself."""
         (h,), (rate,) = args, numbers
-        if rules.same:
+        if rules.same is True:
             return Pair(h.v, h.w, h.t / (1 - rate), h.slope)
         v = rate + (1 - rate) * h.v
         w = None if h.w is None else rate + (1 - rate) * h.w
-        return Pair(v, w, h.t, h.slope)
+        if rules.same is False:
+            return Pair(v, w, h.t, h.slope)
+        v = jnp.where(rules.same, h.v, v)
+        w = None if w is None else jnp.where(rules.same, h.complement, w)
+        return Pair(v, w, jnp.where(rules.same, h.t / (1 - rate), h.t), h.slope)
 
     def apply(self, numbers, params, *args: Array, key):
         """Drops each coordinate with probability `rate`; without a key, none."""
@@ -102,7 +134,9 @@ class Dropout(Operation):
         return jnp.where(keep, x / (1 - rate), 0)
 
 
-def layer_norm(h: Symbol, *, eps: Number = 1e-12) -> Symbol:
+def layer_norm(
+    h: Symbol, *, eps: Number = 1e-12, axes: Sequence[int] = (-1,)
+) -> Symbol:
     r"""Layer normalisation over features, without trained scale and shift.
 
     $$k' = \frac{k - m m'}{\sqrt{(c + \epsilon)(c' + \epsilon)}}, \qquad
@@ -111,11 +145,13 @@ def layer_norm(h: Symbol, *, eps: Number = 1e-12) -> Symbol:
     Args:
         h: Any value; a Gaussian one stays Gaussian.
         eps: Added to the variance.
+        axes: Axes of one example `(*space, features)` to normalise over; the features
+            are among them.
 
     Returns:
-        A value of mean 0 and variance 1 over its features.
+        A value of mean 0 and variance 1 over these axes.
     """
-    return emit(LayerNorm(), [h], [eps])
+    return emit(LayerNorm(tuple(axes)), [h], [eps])
 
 
 def dropout(h: Symbol, *, rate: Number) -> Symbol:

@@ -1,4 +1,4 @@
-"""Every dense architecture of the golden file: values of neural-tangents 0.6.5.
+"""Every architecture of the golden file: values of neural-tangents 0.6.5.
 
 Where two inputs are parallel the reference takes an arccos of a rounded 1 or -1: a
 kinked map is off there by up to 9e-8 (`sign` of `sign`, by its root). Those pairs are
@@ -38,6 +38,7 @@ def inputs(entry, dtype):
 
 def parallel(x1, x2):
     def unit(x):
+        x = x.reshape(len(x), -1)
         norm = np.linalg.norm(x, axis=-1, keepdims=True)
         return x / np.where(norm > 0, norm, 1)
 

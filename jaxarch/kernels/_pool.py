@@ -1,0 +1,465 @@
+r"""Operations that move or average positions, without parameters.
+
+A linear map of positions $h'(P) = \sum_p M_{Pp} h(p)$ takes covariance and tangent
+kernel alike, $k' = M k M'^\top$; it needs $k$ at pairs of different positions.
+`flatten` does not: $k' = \frac1S \sum_p k(p, p)$.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._checks import check_option
+from ._covariance import Covariance, Marginal, Pair
+from ._graph import Operation, Shape, Symbol, Value, emit
+from ._window import Window, spatial_tuple
+
+
+class Linear(Operation):
+    """A linear map of positions, the same for both examples of a pair.
+
+    A subclass gives `matrices`: for each axis `(out, in)`, a uniform number for an axis
+    that is summed away, or `None` for one that stays.
+    """
+
+    positional = True
+
+    def matrices(self, shape: Shape) -> Sequence[np.ndarray | float | None]:
+        """The map of each axis of positions."""
+        raise NotImplementedError
+
+    def infer(self, *args: Value) -> Value:
+        """A linear map of Gaussians is Gaussian."""
+        return dataclasses.replace(args[0], raw=False)
+
+    def shape(self, *args: Shape) -> Shape:
+        """What the matrices give."""
+        (h,) = args
+        if not h.space:
+            raise ValueError(
+                f"{self.name}: `h` must have axes of positions, got none; "
+                "inputs are `(n, *space, channels)`."
+            )
+        space = tuple(
+            n if m is None else len(m)  # pyright: ignore
+            for n, m in zip(h.space, self.matrices(h), strict=True)
+            if not isinstance(m, float)
+        )
+        return Shape(space, h.features)
+
+    def needs(self, full: bool) -> bool:
+        """Every pair of positions."""
+        return True
+
+    def mixes(self, full: bool) -> bool:
+        """It does."""
+        return True
+
+    def spread(self, array: Array, shape: Shape, axis: int = 0) -> Array:
+        """Applies the map to the axes of positions that begin at `axis`."""
+        for matrix in self.matrices(shape):
+            if isinstance(matrix, float):
+                array = matrix * array.sum(axis)
+                continue
+            if matrix is not None:
+                m = jnp.asarray(matrix, array.dtype)
+                array = jnp.tensordot(m, array, (1, axis), precision="highest")
+                array = jnp.moveaxis(array, 0, axis)
+            axis += 1
+        return array
+
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
+        """The mean, and a bound of the second moment in its place.
+
+        The moment itself needs pairs of positions; where a nonlinearity follows, the
+        evaluation replaces the bound (see `_spatial.py`).
+        """
+        (h,), (shape,) = args, shapes
+        root = self.spread_size(h.root, shape)
+        return Marginal.of(root**2, self.mean(h, shape))
+
+    def spread_size(self, root: Array, shape: Shape) -> Array:
+        r"""$\sum_p |M_{Pp}| \sqrt{q(p)}$, which no root of a moment exceeds."""
+        return _Absolute(self).spread(root, shape)
+
+    def mean(self, h: Marginal, shape: Shape) -> Array | None:
+        """The mean of the result."""
+        return None if h.mean is None else self.spread(h.mean, shape)
+
+    def both(self, array: Array, shape: Shape) -> Array:
+        """$M k M^T$ of an absolute array `(*space, *space, ...)`."""
+        array = self.spread(array, shape, len(shape.space))
+        return self.spread(array, shape)
+
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
+        """The same map for covariance and tangent kernel."""
+        (h,), (shape,) = args, shapes
+        k = self.both(jnp.broadcast_to(h.k, h.v.shape), shape)
+        t = self.both(jnp.where(h.norm > 0, h.t, 0), shape)
+        scale = out1.inverse * out2.inverse
+        return Pair(1 - k * scale, 1 + k * scale, t)
+
+    def apply(self, numbers, params, *args: Array, key) -> Array:
+        """The map of one example."""
+        (x,) = args
+        return self.spread(x, Shape(x.shape[:-1], x.shape[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Absolute(Linear):
+    """The absolute values of another map's matrices."""
+
+    other: Linear
+
+    def matrices(self, shape):
+        """Those of the other."""
+        return [
+            m if m is None else abs(m) if isinstance(m, float) else np.abs(m)
+            for m in self.other.matrices(shape)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool(Linear):
+    """Rules of `avg_pool` and `sum_pool`."""
+
+    window: Window
+    average: bool
+
+    @property
+    def name(self) -> str:  # pyright: ignore
+        """What the user called."""
+        return "avg_pool" if self.average else "sum_pool"
+
+    def __str__(self) -> str:
+        window = self.window
+        return (
+            f"window={window.sizes}, strides={window.strides}, "
+            f"padding={window.padding!r}"
+        )
+
+    def shape(self, *args: Shape) -> Shape:
+        """One position a window."""
+        (h,) = args
+        if len(h.space) != len(self.window.sizes):
+            raise ValueError(
+                f"{self.name}: `h` must have {len(self.window.sizes)} axes of "
+                f"positions, as many as `window`, got positions {h.space}."
+            )
+        space = self.window.out(h.space)
+        if min(space) < 1:
+            raise ValueError(
+                f"{self.name}: `window` {self.window.sizes} with padding 'VALID' must "
+                f"fit into the positions of `h`, got {h.space}."
+            )
+        return Shape(space, h.features)
+
+    def matrices(self, shape: Shape) -> Sequence[np.ndarray]:
+        """Bands; an average counts positions outside as zeros."""
+        window, found = self.window, []
+        outs, pads = window.out(shape.space), window.pads(shape.space)
+        for i, (n, out) in enumerate(zip(shape.space, outs, strict=True)):
+            matrix = np.zeros((out, n))
+            for row in range(out):
+                for tap in range(window.sizes[i]):
+                    column = row * window.strides[i] + tap - pads[i][0]
+                    if window.padding == "CIRCULAR":
+                        matrix[row, column % n] += 1
+                    elif 0 <= column < n:
+                        matrix[row, column] += 1
+            if self.average:
+                matrix /= window.sizes[i]
+            found.append(matrix)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalPool(Linear):
+    """Rules of `global_avg_pool` and `global_sum_pool`."""
+
+    average: bool
+
+    @property
+    def name(self) -> str:  # pyright: ignore
+        """What the user called."""
+        return "global_avg_pool" if self.average else "global_sum_pool"
+
+    def __str__(self) -> str:
+        return ""
+
+    def matrices(self, shape: Shape) -> Sequence[float]:
+        """Every axis is summed away."""
+        return [1.0 / n if self.average else 1.0 for n in shape.space]
+
+
+@functools.cache
+def _resize_matrix(n: int, out: int, method: str, antialias: bool) -> np.ndarray:
+    with jax.ensure_compile_time_eval():
+        eye = jnp.eye(n, dtype=jnp.float32)
+        if jax.config.jax_enable_x64:  # pyright: ignore
+            eye = jnp.eye(n, dtype=jnp.float64)
+        return np.asarray(jax.image.resize(eye, (out, n), method, antialias=antialias))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize(Linear):
+    """Rules of `image_resize`."""
+
+    name = "image_resize"
+
+    space: tuple[int, ...]
+    method: str
+    antialias: bool
+
+    def shape(self, *args: Shape) -> Shape:
+        """The positions asked for."""
+        (h,) = args
+        if len(h.space) != len(self.space):
+            raise ValueError(
+                f"image_resize: `h` must have {len(self.space)} axes of positions, "
+                f"as many as `space`, got positions {h.space}."
+            )
+        return Shape(self.space, h.features)
+
+    def matrices(self, shape: Shape) -> Sequence[np.ndarray]:
+        """What `jax.image.resize` makes of the unit vectors."""
+        return [
+            _resize_matrix(n, out, self.method, self.antialias)
+            for n, out in zip(shape.space, self.space, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flatten(Operation):
+    """Rules of `flatten`."""
+
+    positional = True
+
+    name = "flatten"
+
+    def infer(self, *args: Value) -> Value:
+        """Coordinates of different positions have different laws."""
+        return dataclasses.replace(args[0], gaussian=False, mixed=True, raw=False)
+
+    def shape(self, *args: Shape) -> Shape:
+        """Positions become coordinates."""
+        (h,) = args
+        size = math.prod(h.space)
+        return Shape((), None if h.features is None else h.features * size)
+
+    def needs(self, full: bool) -> bool:
+        """Only pairs of one position."""
+        return False
+
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
+        """Means over positions."""
+        (h,), (shape,) = args, shapes
+        axes = tuple(range(len(shape.space)))
+        mean = None if h.mean is None else h.mean.mean(axes)
+        out = Marginal.of((h.root**2).mean(axes), mean)
+        inverse = jnp.expand_dims(out.inverse, axes)
+        return out._replace(
+            weights=(h.root * inverse / math.sqrt(math.prod(shape.space)),)
+        )
+
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
+        """Equation (1) of `_covariance.py`: the positions are the parts."""
+        (h,), (shape,) = args, shapes
+        axes = tuple(range(len(shape.space)))
+        (s1,), (s2,) = out1.weights, out2.weights
+        apart, weight = (s1 - s2) ** 2 / 2, s1 * s2
+        v = (apart + weight * h.v).sum(axes)
+        w = None if h.w is None else (apart + weight * h.w).sum(axes)
+        t = jnp.broadcast_to(h.t, h.v.shape)
+        t = jnp.where(h.norm > 0, t, 0).mean(axes)
+        return Pair(v, w, t)
+
+    def apply(self, numbers, params, *args: Array, key) -> Array:
+        """One vector."""
+        return args[0].reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index(Operation):
+    """Rules of `index`."""
+
+    positional = True
+
+    name = "index"
+
+    slices: tuple[tuple[int | None, int | None, int | None] | int, ...]
+
+    def infer(self, *args: Value) -> Value:
+        """Some of the positions."""
+        return dataclasses.replace(args[0], raw=False)
+
+    def _take(self, array: Array, start: int = 0) -> Array:
+        where: list[Any] = [slice(None)] * array.ndim
+        for i, item in enumerate(self.slices):
+            where[start + i] = item if isinstance(item, int) else slice(*item)
+        return array[tuple(where)]
+
+    def shape(self, *args: Shape) -> Shape:
+        """The positions that are left."""
+        (h,) = args
+        if len(self.slices) > len(h.space):
+            raise ValueError(
+                f"index: `h` must have at least {len(self.slices)} axes of positions, "
+                f"got positions {h.space}."
+            )
+        for n, item in zip(h.space, self.slices, strict=False):
+            if isinstance(item, int) and not -n <= item < n:
+                raise ValueError(
+                    f"index: {item} must lie inside the {n} positions of its axis."
+                )
+        dummy = np.empty(h.space)
+        return Shape(self._take(dummy).shape, h.features)  # pyright: ignore
+
+    def mixes(self, full: bool) -> bool:
+        """It may take every other position."""
+        return full
+
+    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
+        """Taken."""
+        (h,) = args
+        mean = None if h.mean is None else self._take(h.mean)
+        return Marginal.of(self._take(h.root) ** 2, mean)
+
+    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
+        """Taken."""
+        (h,) = args
+        kept = len(self.shape(*shapes).space)
+
+        def take(a):
+            a = self._take(a)
+            return self._take(a, kept) if rules.layout.absolute else a
+
+        w = None if h.w is None else take(h.w)
+        return Pair(take(h.v), w, take(jnp.broadcast_to(h.t, h.v.shape)))
+
+    def apply(self, numbers, params, *args: Array, key) -> Array:
+        """Taken."""
+        return self._take(args[0])
+
+
+def _pool(kind, h, window, strides, padding) -> Symbol:
+    sizes = (window,) if isinstance(window, int) else tuple(window)
+    sizes = spatial_tuple(kind, "window", sizes, max(len(sizes), 1))
+    strides = sizes if strides is None else strides
+    strides = spatial_tuple(kind, "strides", strides, len(sizes))
+    check_option(kind, "padding", padding, ("SAME", "VALID", "CIRCULAR"))
+    return emit(Pool(Window(sizes, strides, padding), kind == "avg_pool"), [h], [])
+
+
+def avg_pool(
+    h: Symbol,
+    window: Sequence[int] | int,
+    *,
+    strides: Sequence[int] | int | None = None,
+    padding: str = "VALID",
+) -> Symbol:
+    r"""Averages over windows of $N$ positions: $k'(P, P') = N^{-2} \sum k(p, p')$.
+
+    Args:
+        h: A value with positions.
+        window: Size of the window, an int an axis.
+        strides: Steps between windows; `None` means `window`.
+        padding: `"VALID"`, `"SAME"` (positions outside count as zeros) or `"CIRCULAR"`.
+
+    Returns:
+        A value with a position a window.
+
+    Raises:
+        ValueError: if an option is unknown; when the kernel is called, if the positions
+            of `h` do not fit.
+    """
+    return _pool("avg_pool", h, window, strides, padding)
+
+
+def sum_pool(
+    h: Symbol,
+    window: Sequence[int] | int,
+    *,
+    strides: Sequence[int] | int | None = None,
+    padding: str = "VALID",
+) -> Symbol:
+    r"""Sums over windows: $k'(P, P') = \sum k(p, p')$; see `avg_pool`."""
+    return _pool("sum_pool", h, window, strides, padding)
+
+
+def global_avg_pool(h: Symbol) -> Symbol:
+    r"""Averages over all positions: $k' = S^{-2} \sum_{p, p'} k(p, p')$."""
+    return emit(GlobalPool(True), [h], [])
+
+
+def global_sum_pool(h: Symbol) -> Symbol:
+    r"""Sums over all positions: $k' = \sum_{p, p'} k(p, p')$."""
+    return emit(GlobalPool(False), [h], [])
+
+
+def flatten(h: Symbol) -> Symbol:
+    r"""Positions become features: $k' = S^{-1} \sum_p k(p, p)$.
+
+    A `dense` may follow, a nonlinearity may not: the coordinates are not of one law.
+    """
+    return emit(Flatten(), [h], [])
+
+
+def image_resize(
+    h: Symbol,
+    space: Sequence[int],
+    *,
+    method: str = "linear",
+    antialias: bool = True,
+) -> Symbol:
+    r"""Resizes positions as `jax.image.resize` does: $k' = M k M^\top$.
+
+    Args:
+        h: A value with positions.
+        space: Positions of the result, an int an axis.
+        method: `"nearest"`, `"linear"`, `"cubic"`, `"lanczos3"` or `"lanczos5"`.
+        antialias: Whether to widen the filter when the result is smaller.
+
+    Returns:
+        A value with the positions `space`.
+
+    Raises:
+        ValueError: if an option is unknown.
+    """
+    methods = ("nearest", "linear", "cubic", "lanczos3", "lanczos5")
+    check_option("image_resize", "method", method, methods)
+    space = spatial_tuple("image_resize", "space", space, len(tuple(space)))
+    return emit(Resize(space, method, antialias), [h], [])
+
+
+def index(h: Symbol, *where: int | slice) -> Symbol:
+    """Takes positions: `index(h, 0, slice(2, None))` is `h[0, 2:]` of each example.
+
+    Args:
+        h: A value with positions.
+        *where: An int (the axis goes) or a slice for each of the first axes.
+
+    Returns:
+        The value at those positions.
+
+    Raises:
+        TypeError: if an index is neither an int nor a slice.
+    """
+    items = []
+    for item in where:
+        if isinstance(item, slice):
+            items.append((item.start, item.stop, item.step))
+        elif isinstance(item, int):
+            items.append(item)
+        else:
+            raise TypeError(
+                f"index: `where` must be ints and slices, got {type(item).__name__}."
+            )
+    return emit(Index(tuple(items)), [h], [])
