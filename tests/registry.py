@@ -132,9 +132,7 @@ def _covariances():
     return k, 0.5 * k[:2], jnp.diagonal(k)[:2], _Y
 
 
-_IMAGES = jnp.asarray(
-    [[[[0.5], [-1.0]], [[2.0], [0.3]]], [[[1.5], [0.2]], [[-0.7], [1.0]]]]
-)
+_IMAGES = jnp.asarray([0.5, -1.0, 2.0, 0.3, 1.5, 0.2, -0.7, 1.0]).reshape(2, 2, 2, 1)
 
 
 def _convolutional(h):
@@ -185,8 +183,8 @@ ENTRIES = (
         make=lambda: (ker.infinite(_convolutional), (_IMAGES, _IMAGES[::-1] + 0.5)),
         source="Novak et al. 2019, "
         "[arXiv:1810.05148](https://arxiv.org/abs/1810.05148); Garriga-Alonso et al. "
-        "2019, [arXiv:1808.05587](https://arxiv.org/abs/1808.05587); Arora et al. 2019, "
-        "[arXiv:1904.11955](https://arxiv.org/abs/1904.11955)",
+        "2019, [arXiv:1808.05587](https://arxiv.org/abs/1808.05587); Arora et al. "
+        "2019, [arXiv:1904.11955](https://arxiv.org/abs/1904.11955)",
         proof="full matrices in NumPy, 1e-12; values of neural-tangents 0.6.5, 1e-10; "
         "Monte Carlo of finite networks",
         differs="pairs of positions are computed offset by offset; which pairs are "

@@ -259,20 +259,22 @@ class _Circle:
         return jax.tree.map(one, self.tree)
 
 
-def _apart(number: Array, function):
+def _apart(number: Array, function, *args):
     """Runs `function` as a branch of its own, whose results are put down in memory.
 
     XLA takes slices that begin at a counter into the loops that use them, which a CPU
     then runs ten times slower. No compiler knows that the counter is not negative.
     """
     if jax.default_backend() != "cpu":
-        return function()
-    shapes = jax.eval_shape(function)
-    return jax.lax.cond(
-        number >= 0,
-        function,
-        lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
-    )
+        return function(*args)
+    never = jax.tree.map(jnp.zeros_like, args)
+    return jax.lax.cond(number >= 0, lambda: function(*args), lambda: function(*never))
+
+
+def _zero(one: Array, two: Array) -> Array:
+    """0, which under `shard_map` varies as its arguments do."""
+    zero = jnp.zeros((), one.dtype)
+    return jnp.where(one.ravel()[0] < two.ravel()[0], zero, zero)
 
 
 def _versines(a: Array, b: Array) -> tuple[Array, Array]:
@@ -490,7 +492,7 @@ class _Block:
         def body(sums, xs):
             number, given = xs
             offset = jnp.unravel_index(number, lead) if lead else ()
-            sides, around, unit2 = _apart(number, lambda: shift(offset))
+            sides, around, unit2 = _apart(number, shift, offset)
             same = self.same and (number == 0) & last
             values: dict[int, Pair] = {j: Pair(*a).rooted() for j, a in given.items()}
             kept = {}
@@ -527,7 +529,7 @@ class _Block:
             return sums, kept
 
         examples = self.one.unit.shape[-2]
-        zero = jnp.zeros(examples, self.one.unit.dtype)
+        zero = jnp.broadcast_to(_zero(self.one.unit, self.two.unit), (examples,))
         sums = {i: (zero, zero) for i in nodes if plan.summed[i]}
         xs = (jnp.arange(math.prod(lead)), given)
         sums, kept = jax.lax.scan(body, sums, xs)
@@ -745,7 +747,7 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
     """All pairs, block by block; of one set those on and above the diagonal."""
     n1, n2 = side1[0].shape[-1], side2[0].shape[-1]
     space = plan.shapes[-1].space * 2
-    zero = jnp.zeros((n1, n2, *space), side1[0].dtype)
+    zero = jnp.broadcast_to(_zero(side1[0], side2[0]), (n1, n2, *space))
     entries = _examples(plan, n1 * n2)
     if any(plan.full):
         height, width = min(n1, entries), 1
