@@ -36,9 +36,10 @@ from ._regularise import LayerNorm
 from ._window import Layout
 
 # Entries of an array that stays in a CPU core's cache, or that fill an accelerator.
-_ENTRIES = {"cpu": 1 << 17}
+_ENTRIES = {"cpu": 1 << 18}
 _ACCELERATOR_ENTRIES = 1 << 24
 _UNROLLED_CHANNELS = 8
+_WIDTH = 32
 
 
 class Plan(NamedTuple):
@@ -626,6 +627,11 @@ def _cut(tree: Any, start: Any, size: int) -> Any:
     )
 
 
+def _even(n: int, size: int) -> int:
+    """The least size of as many intervals as `size` needs to cover `n`."""
+    return -(-n // -(-n // size))
+
+
 def _starts(n: int, size: int) -> np.ndarray:
     return np.minimum(np.arange(-(-n // size)) * size, n - size)
 
@@ -752,8 +758,9 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
     if any(plan.full):
         height, width = min(n1, entries), 1
     else:
-        height = max(1, min(n1, round(math.sqrt(entries / 2))))
-        width = max(1, min(n2, entries // height))
+        width = min(n2, _WIDTH, entries)
+        height = min(n1, max(1, entries // width))
+    height, width = _even(n1, height), _even(n2, width)
     i, j = np.meshgrid(_starts(n1, height), _starts(n2, width), indexing="ij")
     corners = np.stack([i.ravel(), j.ravel()], 1)
     if symmetric:

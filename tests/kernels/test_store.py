@@ -265,7 +265,7 @@ def network(w_std=2.0, b_std=0.5, activation=ker.relu):
         ({"tile": 8}, "tile"),
         ({"ntk": False}, "kinds"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
 def test_another_computation_is_refused_with_both_digests(tmp_path, change, part):
     def claim(store, kernel=None, x1=X, x2=None, tile=7, ntk=True, digest=None):
