@@ -120,6 +120,8 @@ class Conv(Operation):
         (h,), (shape,) = args, shapes
         w_std, b_std, learning_rate = self._split(numbers)
         scale = w_std / math.sqrt(self.window.taps)
+        # A quotient, which XLA computes once for all pairs; a product it would repeat.
+        size1, size2 = (jnp.where(out.root > 0, out.root, 1) for out in (out1, out2))
         standard = self.parameterization == "standard"
         b1, b2 = b_std * out1.inverse, b_std * out2.inverse
         apart = jnp.broadcast_to((b1 - b2) ** 2 / 2, norm(out1, out2).shape)
@@ -134,7 +136,7 @@ class Conv(Operation):
         def step(sums, root1, root2, taken):
             v, w, t, k = sums
             v_tap, w_tap, t_tap = taken
-            s1, s2 = scale * root1 * out1.inverse, scale * root2 * out2.inverse
+            s1, s2 = scale * root1 / size1, scale * root2 / size2
             gap, weight = (s1 - s2) ** 2 / 2, s1 * s2
             v = v + gap + weight * v_tap
             w = None if w is None else w + gap + weight * w_tap

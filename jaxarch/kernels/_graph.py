@@ -57,6 +57,7 @@ class Operation:
     name: ClassVar[str] = ""
     numbers: ClassVar[tuple[str, ...]] = ()
     positional: ClassVar[bool] = False  # whether it needs inputs with positions
+    keeps_positions: ClassVar[bool] = True  # whether its result has positions then
 
     def infer(self, *args: Value) -> Value:
         """Derives the `Value` of the result; raises where no kernel can be right."""
@@ -170,16 +171,39 @@ class Graph:
                 f"{where}: `{name}` must have shape {wanted}, got {jnp.shape(x)}."
             )
 
+    def full_pairs(self, spatial: Sequence[bool]) -> list[bool]:
+        """Which values are needed at pairs of different positions.
+
+        Args:
+            spatial: Whether each value has positions.
+        """
+        full = [False] * len(self.nodes)
+        full[-1] = spatial[-1]
+        for i in reversed(range(len(self.nodes))):
+            for j in self.nodes[i].args:
+                full[j] |= spatial[j] and self.nodes[i].operation.needs(full[i])
+        return full
+
     def __str__(self) -> str:
         lines = []
         width = len(f"h{len(self.nodes) - 1}")
+        spatial: list[bool] = []
+        for node in self.nodes:
+            kept = [spatial[j] for j in node.args if node.operation.keeps_positions]
+            spatial.append(any(kept) if node.args else self.positional)
+        full = self.full_pairs(spatial)
         for i, node in enumerate(self.nodes):
             args = ", ".join(f"h{j}" for j in node.args)
             text = ", ".join(filter(None, [args, str(node.operation)]))
             law = ["Gaussian"] if node.value.gaussian else []
             law += ["centred"] if node.value.centred and not law else []
             sources = ", ".join(sorted(node.value.sources))
-            note = "; ".join([*law, f"depends on {sources}"])
+            notes = [*law, f"depends on {sources}"]
+            if spatial[i]:
+                notes.append(
+                    "pairs of positions" if full[i] else "position by position"
+                )
+            note = "; ".join(notes)
             call = f"{f'h{i}':<{width}} = {node.operation.name}({text})"
             lines.append(f"{call:<60}  # {note}")
         return "\n".join(lines)

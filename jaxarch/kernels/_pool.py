@@ -184,6 +184,8 @@ class Pool(Linear):
 class GlobalPool(Linear):
     """Rules of `global_avg_pool` and `global_sum_pool`."""
 
+    keeps_positions = False
+
     average: bool
 
     @property
@@ -241,6 +243,7 @@ class Flatten(Operation):
     """Rules of `flatten`."""
 
     positional = True
+    keeps_positions = False
 
     name = "flatten"
 

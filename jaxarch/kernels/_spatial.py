@@ -64,23 +64,12 @@ def shapes_of(graph: Graph, first: Shape) -> list[Shape]:
     return shapes
 
 
-def full_pairs(graph: Graph, spatial: list[bool]) -> list[bool]:
-    """Which values are needed at pairs of different positions."""
-    nodes = graph.nodes
-    full = [False] * len(nodes)
-    full[-1] = spatial[-1]
-    for i in reversed(range(len(nodes))):
-        for j in nodes[i].args:
-            full[j] |= spatial[j] and nodes[i].operation.needs(full[i])
-    return full
-
-
 @functools.lru_cache(maxsize=256)
 def plan(graph: Graph, first: Shape) -> Plan:
     """Decides for every value which pairs are needed and how they are laid out."""
     nodes = graph.nodes
     shapes = shapes_of(graph, first)
-    full = full_pairs(graph, [bool(shape.space) for shape in shapes])
+    full = graph.full_pairs([bool(shape.space) for shape in shapes])
     mixed, stage, pooled = [], [], []
     for i, node in enumerate(nodes):
         mixed.append(node.operation.mixes(full[i]))
@@ -766,10 +755,13 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
     if symmetric:
         corners = corners[corners[:, 0] <= corners[:, 1] + width - 1]
 
+    def sides(row, column):
+        one = Side(*_rows(_cut(side1, row, height)))
+        return one, Side(*_columns(_cut(side2, column, width)))
+
     @jax.checkpoint
     def tile(row, column):
-        one = Side(*_rows(_cut(side1, row, height)))
-        two = Side(*_columns(_cut(side2, column, width)))
+        one, two = _apart(row, sides, row, column)
         pair = _Block(graph, plan, numbers, one, two, False).run()
         out = _gram(plan, pair, one.marginals[-1], two.marginals[-1])
         return [a.reshape(height, width, *space) for a in out]

@@ -312,6 +312,10 @@ def test_decisions():
     names = [node.operation.name for node in graph.nodes]
     assert made.full == tuple(i < names.index("avg_pool") for i in range(len(names)))
     assert [shape.space for shape in made.shapes][-3:] == [(4, 4), (), ()]
+    lines = [line.rsplit("; ", 1)[-1] for line in str(graph).splitlines()]
+    assert lines[:5] == ["pairs of positions"] * 5
+    assert lines[5:8] == ["position by position"] * 3
+    assert "position" not in lines[8]
     flat = ker.infinite(lambda h: ker.flatten(ker.conv(h, 4, (3, 3)))).graph
     assert not any(plan(flat, Shape((8, 8), 3)).full)
 
