@@ -3,8 +3,7 @@ r"""Gradient descent of wide networks on any loss, integrated as a flow of outpu
 Lee et al., *Wide neural networks of any depth evolve as linear models under gradient
 descent* (arXiv:1902.06720), section 2.2. With momentum it is the second-order flow of
 which the heavy ball (Polyak 1964, *Some methods of speeding up the convergence of
-iteration methods*) is the discretisation with unit time step; section "Momentum" of the
-appendix there.
+iteration methods*) is the discretisation with unit time step.
 """
 
 import functools

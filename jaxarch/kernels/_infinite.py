@@ -25,7 +25,8 @@ from ._gram import Gram
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
 from ._nonlinearity import Nonlinearity
-from ._spatial import shapes_of, spatial_gram
+from ._plan import shapes_of
+from ._spatial import spatial_gram
 from ._state import State
 
 # Side of a square tile: a CPU core's cache holds it, or it fills an accelerator.

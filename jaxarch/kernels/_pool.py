@@ -79,7 +79,7 @@ class Linear(Operation):
         """The mean, and a bound of the second moment in its place.
 
         The moment itself needs pairs of positions; where a nonlinearity follows, the
-        evaluation replaces the bound (see `_spatial.py`).
+        evaluation replaces the bound (see `OwnBlock`).
         """
         (h,), (shape,) = args, shapes
         root = self.spread_size(h.root, shape)

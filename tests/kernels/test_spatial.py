@@ -11,7 +11,7 @@ import pytest
 from jaxarch import kernels as ker
 from jaxarch.kernels import _spatial
 from jaxarch.kernels._graph import Shape
-from jaxarch.kernels._spatial import plan
+from jaxarch.kernels._plan import plan
 
 from . import textbook_spatial
 from .monte_carlo import assert_monte_carlo
