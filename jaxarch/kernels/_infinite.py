@@ -48,8 +48,8 @@ class Kernel:
 
     def __call__(
         self,
-        x1: Float[Array, "n1 features"] | State,
-        x2: Float[Array, "n2 features"] | None = None,
+        x1: Float[Array, "n1 *example"] | State,
+        x2: Float[Array, "n2 *example"] | None = None,
         *,
         ntk: bool = True,
         diagonal: bool = False,
@@ -58,10 +58,13 @@ class Kernel:
 
         Time O(n1 n2 (features + depth)), memory O(n1 n2) for the result and a constant
         for the rest. For a network without biases whose only nonlinearities are
-        rectifiers, the time does not grow with depth.
+        rectifiers, the time does not grow with depth. With S positions an example time
+        is S times that, or S^2 times as far as the network needs pairs of different
+        positions (`print(kernel.graph)` says how far that is).
 
         Args:
-            x1: Inputs, or a `State` in which another network ended.
+            x1: Inputs `(n1, features)`, or `(n1, *space, channels)` for operations on
+                positions; or a `State` in which another network ended.
             x2: Other inputs. `None` means `x1`, whose pairs (i, i) are then one example
                 with itself: dropout masks are shared there.
             ntk: Whether to compute the NTK too.
@@ -69,7 +72,8 @@ class Kernel:
 
         Returns:
             Matrices `(n1, n2)`, or vectors `(n,)` if `diagonal`, in the promoted dtype
-            of the inputs. `ntk` is `None` if it was not asked for.
+            of the inputs; two more axes for each axis of positions that the output has,
+            `(n1, n2, *space, *space)`. `ntk` is `None` if it was not asked for.
 
         Raises:
             ValueError: if a shape is wrong.
@@ -101,10 +105,18 @@ class Kernel:
 
         Returns:
             The covariances at the output, with what keeps them accurate.
+
+        Raises:
+            NotImplementedError: if examples have positions.
         """
         if isinstance(x1, State):
             return _from_state("kernel.state", self, x1, x2, diagonal)
         x1, x2, _ = _inputs("kernel.state", self.graph, x1, x2, diagonal)
+        if self.graph.positional:
+            raise NotImplementedError(
+                "kernel.state: `x1` must be `(n, features)`; examples with positions "
+                "have no `State` yet."
+            )
         return _input_state(self.graph, self.numbers, x1, x2, diagonal=diagonal)
 
 

@@ -111,9 +111,11 @@ def _entries() -> int:
 def _examples(plan: Plan, n: int) -> int:
     """Examples in a block, so that one array of it stays in cache."""
     size = 1
-    for shape, full in zip(plan.shapes, plan.full, strict=True):
-        rolled = shape.space[-1] if full else 1
-        size = max(size, math.prod(shape.space) * rolled)
+    for shape, full, kept in zip(plan.shapes, plan.full, plan.kept, strict=True):
+        positions = math.prod(shape.space)
+        size = max(size, positions * shape.space[-1] if full else positions)
+        if kept:  # in absolute arrays, which may leave the cache
+            size = max(size, positions**2 // 16)
     return max(1, min(n, round(_entries() / size)))
 
 

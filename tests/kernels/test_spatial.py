@@ -539,5 +539,7 @@ def test_refused_inputs():
         kernel(IMAGES, IMAGES[:, 1:])
     with pytest.raises(ValueError, match="`x2` must have the 2 features of `x1`, got"):
         kernel(IMAGES, IMAGES[..., :1])
+    with pytest.raises(NotImplementedError, match="kernel.state: `x1` must be"):
+        kernel.state(IMAGES)
     with pytest.raises(ValueError, match=r"init: `x` must have shape \(\*space, chan"):
         ker.finite(lambda h: pooled(ker, h)).init(jax.random.key(0), jnp.ones(3))
