@@ -61,7 +61,7 @@ IN_FLOAT32 = ("linear", "relu")
 
 
 def gradients(network, dtype, paths=("cross", "symmetric", "diagonal")):
-    """Gradients of weighted sums of K(x, y), K(x) and diag K(x), as far as in `paths`."""
+    """Gradients of weighted sums of K(x, y), K(x) and diag K(x): those in `paths`."""
     x, weights = jnp.asarray(POINTS, dtype), jnp.asarray(WEIGHTS, dtype)
     hyper = tuple(jnp.asarray(number, dtype) for number in HYPER)
 
