@@ -315,7 +315,7 @@ class OwnBlock(Block):
     """Each example with itself; finds the moments on the way."""
 
     def __init__(self, graph, plan, numbers, unit: Array, first: Marginal):
-        self.moments: list[Marginal | None] = [None] * len(graph.nodes)
+        self.moments: list[Any] = [None] * len(graph.nodes)
         self.moments[0] = first
         side = Side(unit, self.moments)
         super().__init__(graph, plan, numbers, side, side, True)

@@ -9,7 +9,6 @@ symmetric Gram only on and above the diagonal.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from ._covariance import Covariance, Marginal, Pair, Rules, norm
 from ._gram import Gram
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
+from ._layouts import cast, columns, intervals, rows
 from ._nonlinearity import Nonlinearity
 from ._plan import shapes_of
 from ._spatial import spatial_gram
@@ -187,10 +187,6 @@ def _refuse_raw(where: str, graph: Graph, gaussian: bool) -> None:
 # --- the two passes over a graph ---------------------------------------------
 
 
-def _cast(numbers, dtype):
-    return jax.tree.map(lambda n: jnp.asarray(n).astype(dtype), numbers)
-
-
 def _marginals(graph, numbers, first: Marginal, shapes) -> tuple[Marginal, ...]:
     """Moments of every value at each example."""
     values: list[Marginal] = []
@@ -248,14 +244,6 @@ def _rules(p1: Points, p2: Points, *, same: bool, outer: bool) -> Rules:
     return Rules(same, rule)
 
 
-def _rows(tree: Any) -> Any:
-    return jax.tree.map(lambda a: a[..., :, None], tree)
-
-
-def _columns(tree: Any) -> Any:
-    return jax.tree.map(lambda a: a[..., None, :], tree)
-
-
 # --- from data ---------------------------------------------------------------
 
 
@@ -297,35 +285,28 @@ def _diagonal_pair(graph, numbers, x1, x2):
 
 @functools.partial(jax.jit, static_argnames=("graph", "ntk"))
 def _diagonal(graph, numbers, x1, x2, *, ntk) -> Gram:
-    one, two, pair, rules = _diagonal_pair(graph, _cast(numbers, x1.dtype), x1, x2)
+    one, two, pair, rules = _diagonal_pair(graph, cast(numbers, x1.dtype), x1, x2)
     nngp, tangent = _gram(one, two, pair, rules)
     return Gram(nngp=nngp, ntk=tangent if ntk else None)
-
-
-def _starts(n: int, size: int) -> tuple[np.ndarray, int]:
-    """Equal intervals that cover `range(n)`; the last two may overlap."""
-    count = -(-n // size)
-    size = -(-n // count)
-    return np.minimum(np.arange(count) * size, n - size), size
 
 
 def _tiles(n1: int, n2: int, symmetric: bool) -> tuple[np.ndarray, int, int]:
     """Corners `(tiles, 2)` and shape of the tiles to compute."""
     side = _TILE.get(jax.default_backend(), _ACCELERATOR_TILE)
     if symmetric:  # two intervals at least: XLA unrolls a loop over one tile
-        rows, height = _starts(n1, min(side, -(-n1 // 2)))
-        i, j = np.triu_indices(len(rows))
-        return np.stack([rows[i], rows[j]], 1), height, height
-    rows, height = _starts(n1, side)
-    columns, width = _starts(n2, 2 * side)
-    corners = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+        first, height = intervals(n1, min(side, -(-n1 // 2)))
+        i, j = np.triu_indices(len(first))
+        return np.stack([first[i], first[j]], 1), height, height
+    first, height = intervals(n1, side)
+    second, width = intervals(n2, 2 * side)
+    corners = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
     return corners, height, width
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "ntk"))
 def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
     """All pairs, in tiles; with `x2=None` those on and above the diagonal."""
-    numbers = _cast(numbers, x1.dtype)
+    numbers = cast(numbers, x1.dtype)
     symmetric = x2 is None
     p1, p2, marginals, shapes = _prepare(graph, numbers, x1, x2)
     n1, n2 = p1.x.shape[0], p2.x.shape[0]
@@ -356,16 +337,16 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
         )
         rules = _rules(q1, q2, same=False, outer=True)
         if terms:
-            root1 = _rows(cut(marginals[0].root, row, height, -1))
-            root2 = _columns(cut(marginals[0].root, shift + column, width, -1))
+            root1 = rows(cut(marginals[0].root, row, height, -1))
+            root2 = columns(cut(marginals[0].root, shift + column, width, -1))
             theta, _ = angle(v, w)
             gram = [
                 rules.attach(root1 * root2 * evaluate_series(c, theta), slope)
                 for c, slope in zip(series, slopes, strict=True)
             ]
         else:
-            m1 = _rows(cut(marginals, row, height, -1))
-            m2 = _columns(cut(marginals, shift + column, width, -1))
+            m1 = rows(cut(marginals, row, height, -1))
+            m2 = columns(cut(marginals, shift + column, width, -1))
             first = Pair(v, w, jnp.zeros_like(v), 1.0)
             pair = _pairs(graph, numbers, m1, m2, first, shapes, rules)
             gram = _gram(m1[-1], m2[-1], pair, rules)
@@ -411,7 +392,7 @@ def _matrix(graph, numbers, x1, x2, *, ntk) -> Gram:
 
 @functools.partial(jax.jit, static_argnames=("graph", "diagonal"))
 def _input_state(graph, numbers, x1, x2, *, diagonal) -> State:
-    numbers = _cast(numbers, x1.dtype)
+    numbers = cast(numbers, x1.dtype)
     same = x2 is None
     value = graph.nodes[-1].value
     shapes = shapes_of(graph, Shape((), x1.shape[-1]))
@@ -425,7 +406,7 @@ def _input_state(graph, numbers, x1, x2, *, diagonal) -> State:
     v, w = versine_matrix(p1.unit, p2.unit, mask)
     rules = _rules(p1, p2, same=False, outer=True)
     first = Pair(v, w, jnp.zeros_like(v), 1.0)
-    pair = _pairs(graph, numbers, _rows(one), _columns(two), first, shapes, rules)
+    pair = _pairs(graph, numbers, rows(one), columns(two), first, shapes, rules)
     if same:
         pair = _with_diagonal(pair, _diagonal_pair(graph, numbers, x1, None)[2])
     return State.of(one[-1], two[-1], pair, value.gaussian, features, same)
@@ -453,13 +434,13 @@ def _from_state(where, kernel: Kernel, state: State, x2, diagonal: bool) -> Stat
 
 @functools.partial(jax.jit, static_argnames=("graph",))
 def _advance(graph, numbers, state: State) -> State:
-    numbers = _cast(numbers, state.v.dtype)
+    numbers = cast(numbers, state.v.dtype)
     shapes = shapes_of(graph, Shape((), state.features))
     one = _marginals(graph, numbers, Marginal.of(state.moment1, state.mean1), shapes)
     two = _marginals(graph, numbers, Marginal.of(state.moment2, state.mean2), shapes)
     first = Pair(state.v, state.w, state.ntk)
     plain = state.v.ndim == 1
-    sides = (one, two) if plain else (_rows(one), _columns(two))
+    sides = (one, two) if plain else (rows(one), columns(two))
     rules = Rules(state.same and plain, lambda value, factor: value)
     pair = _pairs(graph, numbers, *sides, first, shapes, rules)
     if state.same and not plain:

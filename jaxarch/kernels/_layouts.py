@@ -16,7 +16,38 @@ from jaxtyping import Array
 from ._covariance import Pair
 
 
+def rows(tree: Any) -> Any:
+    """Adds the axis of second examples to what belongs to the first ones."""
+    return jax.tree.map(lambda a: a[..., :, None], tree)
+
+
+def columns(tree: Any) -> Any:
+    """Adds the axis of first examples to what belongs to the second ones."""
+    return jax.tree.map(lambda a: a[..., None, :], tree)
+
+
+def cut(tree: Any, start: Any, size: int) -> Any:
+    """Takes `size` examples, the last axis, from `start` on."""
+    return jax.tree.map(
+        lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, a.ndim - 1), tree
+    )
+
+
+def intervals(n: int, size: int) -> tuple[np.ndarray, int]:
+    """Starts and size of equal intervals over `range(n)`; the last may overlap."""
+    count = -(-n // size)
+    size = -(-n // count)
+    return np.minimum(np.arange(count) * size, n - size), size
+
+
+def cast(numbers: Any, dtype: Any) -> Any:
+    """The numbers of an architecture in the dtype of the computation."""
+    return jax.tree.map(lambda n: jnp.asarray(n).astype(dtype), numbers)
+
+
 def absolute_side(side: Any, ndim: int, second: bool) -> Any:
+    """The first or the second side in absolute layout, from that in base layout."""
+
     def one(a):
         a = a[..., 0]
         start = a.ndim - ndim - 1

@@ -82,29 +82,14 @@ class Linear(Operation):
         evaluation replaces the bound (see `OwnBlock`).
         """
         (h,), (shape,) = args, shapes
-        root = self.spread_size(h.root, shape)
-        return Marginal.of(root**2, self.mean(h, shape))
-
-    def spread_size(self, root: Array, shape: Shape) -> Array:
-        r"""$\sum_p |M_{Pp}| \sqrt{q(p)}$, which no root of a moment exceeds."""
-        return _Absolute(self).spread(root, shape)
-
-    def mean(self, h: Marginal, shape: Shape) -> Array | None:
-        """The mean of the result."""
-        return None if h.mean is None else self.spread(h.mean, shape)
+        mean = None if h.mean is None else self.spread(h.mean, shape)
+        # The sum of |M| sqrt(q), which no root of a moment exceeds.
+        return Marginal.of(_Absolute(self).spread(h.root, shape) ** 2, mean)
 
     def both(self, array: Array, shape: Shape) -> Array:
         """$M k M^T$ of an absolute array `(*space, *space, ...)`."""
         array = self.spread(array, shape, len(shape.space))
         return self.spread(array, shape)
-
-    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
-        """The same map for covariance and tangent kernel."""
-        (h,), (shape,) = args, shapes
-        k = self.both(jnp.broadcast_to(h.k, h.v.shape), shape)
-        t = self.both(jnp.where(h.norm > 0, h.t, 0), shape)
-        scale = out1.inverse * out2.inverse
-        return Pair(1 - k * scale, 1 + k * scale, t)
 
     def apply(self, numbers, params, *args: Array, key) -> Array:
         """The map of one example."""

@@ -29,13 +29,13 @@ from ._block import Block, OwnBlock, Side
 from ._covariance import Marginal, Pair, norm
 from ._gram import Gram
 from ._graph import Graph, Shape
-from ._layouts import absolute_side, apart, zero_of
+from ._layouts import absolute_side, apart, cast, columns, cut, intervals, rows, zero_of
 from ._plan import Plan, plan
 
 # Entries of an array that stays in a CPU core's cache, or that fill an accelerator.
 _ENTRIES = {"cpu": 1 << 18}
 _ACCELERATOR_ENTRIES = 1 << 24
-_WIDTH = 32
+_WIDTH = 32  # second examples in a block, the axis that a CPU's vectors run along
 
 
 def _points(x: Array) -> tuple[Array, Marginal]:
@@ -51,35 +51,10 @@ def _points(x: Array) -> tuple[Array, Marginal]:
     return x / size[None], first
 
 
-def _rows(tree: Any) -> Any:
-    return jax.tree.map(lambda a: a[..., :, None], tree)
-
-
-def _columns(tree: Any) -> Any:
-    return jax.tree.map(lambda a: a[..., None, :], tree)
-
-
-def _cut(tree: Any, start: Any, size: int) -> Any:
-    return jax.tree.map(
-        lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, a.ndim - 1), tree
-    )
-
-
-def _even(n: int, size: int) -> int:
-    """The least size of as many intervals as `size` needs to cover `n`."""
-    return -(-n // -(-n // size))
-
-
-def _starts(n: int, size: int) -> np.ndarray:
-    return np.minimum(np.arange(-(-n // size)) * size, n - size)
-
-
 def _in_blocks(function, xs: Any, n: int, size: int) -> Any:
     """Maps blocks of the last axis; the results have it last too."""
-    starts = _starts(n, size)
-    out = jax.lax.map(
-        lambda start: function(_cut(xs, start, size)), jnp.asarray(starts)
-    )
+    starts, size = intervals(n, size)
+    out = jax.lax.map(lambda start: function(cut(xs, start, size)), jnp.asarray(starts))
     block = np.searchsorted(starts, np.arange(n), side="right") - 1
     inside = np.arange(n) - starts[block]
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2)[..., block, inside], out)
@@ -88,15 +63,8 @@ def _in_blocks(function, xs: Any, n: int, size: int) -> Any:
 def _moments(graph, plan: Plan, numbers, unit, first: Marginal) -> tuple[Marginal, ...]:
     """Moments of every value, `(..., *space, n)`."""
     if plan.exact:
-        n = unit.shape[-1]
-
-        def block(xs):
-            own = OwnBlock(graph, plan, numbers, *_rows(xs))
-            own.run()
-            return jax.tree.map(lambda a: a[..., 0], tuple(own.moments))
-
-        return _in_blocks(block, (unit, first), n, _examples(plan, n))
-    found = [_rows(first)]
+        return _own(graph, plan, numbers, unit, first)[0]
+    found = [rows(first)]
     for node, own in zip(graph.nodes[1:], numbers[1:], strict=True):
         args = [found[j] for j in node.args]
         shapes = [plan.shapes[j] for j in node.args]
@@ -104,19 +72,16 @@ def _moments(graph, plan: Plan, numbers, unit, first: Marginal) -> tuple[Margina
     return jax.tree.map(lambda a: a[..., 0], tuple(found))
 
 
-def _entries() -> int:
-    return _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
-
-
 def _examples(plan: Plan, n: int) -> int:
     """Examples in a block, so that one array of it stays in cache."""
+    entries = _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
     size = 1
     for shape, full, kept in zip(plan.shapes, plan.full, plan.kept, strict=True):
         positions = math.prod(shape.space)
         size = max(size, positions * shape.space[-1] if full else positions)
         if kept:  # in absolute arrays, which may leave the cache
             size = max(size, positions**2 // 16)
-    return max(1, min(n, round(_entries() / size)))
+    return max(1, min(n, round(entries / size)))
 
 
 def _gram(plan: Plan, pair: Pair, one: Marginal, two: Marginal) -> tuple[Array, Array]:
@@ -131,46 +96,26 @@ def _gram(plan: Plan, pair: Pair, one: Marginal, two: Marginal) -> tuple[Array, 
     return k, t
 
 
-def _own_gram(graph, plan: Plan, numbers, unit, moments):
-    """The pairs (i, i) of examples with themselves."""
+def _last(plan: Plan, grams) -> list[Array]:
+    """Grams of the pairs (i, i) of a block, with the examples as the last axis."""
+    if plan.full[-1]:
+        return [jnp.moveaxis(a, 0, -1) for a in grams]
+    return [a[..., 0] for a in grams]
+
+
+def _own(graph, plan: Plan, numbers, unit, first: Marginal):
+    """Each example with itself: moments of every value, and both kernels."""
     n = unit.shape[-1]
 
     def block(xs):
-        side = Side(*_rows(xs))
-        pair = Block(graph, plan, numbers, side, side, True).run()
-        own = side.marginals[-1]
-        out = _gram(plan, pair, own, own)
-        if plan.full[-1]:
-            return tuple(jnp.moveaxis(a, 0, -1) for a in out)
-        return tuple(a[..., 0] for a in out)
+        own = OwnBlock(graph, plan, numbers, *rows(xs))
+        pair = own.run()
+        moments = tuple(own.moments)
+        grams = _last(plan, _gram(plan, pair, moments[-1], moments[-1]))
+        return jax.tree.map(lambda a: a[..., 0], moments), grams
 
-    out = _in_blocks(block, (unit, moments), n, _examples(plan, n))
-    return [jnp.moveaxis(a, -1, 0) for a in out]
-
-
-@functools.partial(jax.jit, static_argnames=("graph", "ntk", "diagonal"))
-def spatial_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) -> Gram:
-    """The kernel of inputs with positions, `(n, *space, channels)`."""
-    numbers = jax.tree.map(lambda n: jnp.asarray(n).astype(x1.dtype), numbers)
-    made = plan(graph, Shape(x1.shape[1:-1], x1.shape[-1]))
-    counts = x1.shape[:1] if diagonal else (len(x1), len(x1 if x2 is None else x2))
-    if 0 in counts:
-        empty = jnp.zeros((*counts, *made.shapes[-1].space * 2), x1.dtype)
-        return Gram(nngp=empty, ntk=empty if ntk else None)
-    unit1, first1 = _points(x1)
-    side1 = unit1, _moments(graph, made, numbers, unit1, first1)
-    if x2 is None:
-        side2 = side1
-    else:
-        unit2, first2 = _points(x2)
-        side2 = unit2, _moments(graph, made, numbers, unit2, first2)
-    if diagonal and x2 is None:
-        k, t = _own_gram(graph, made, numbers, *side1)
-    elif diagonal:
-        k, t = _between(graph, made, numbers, side1, side2)
-    else:
-        k, t = _matrix(graph, made, numbers, side1, side2, x2 is None)
-    return Gram(nngp=k, ntk=t if ntk else None)
+    moments, grams = _in_blocks(block, (unit, first), n, _examples(plan, n))
+    return moments, [jnp.moveaxis(a, -1, 0) for a in grams]
 
 
 def _between(graph, plan: Plan, numbers, side1, side2):
@@ -178,19 +123,43 @@ def _between(graph, plan: Plan, numbers, side1, side2):
     n = side1[0].shape[-1]
 
     def block(xs):
-        one, two = (Side(*_rows(side)) for side in xs)
+        one, two = (Side(*rows(side)) for side in xs)
         pair = Block(graph, plan, numbers, one, two, False).run()
-        out = _gram(plan, pair, one.marginals[-1], two.marginals[-1])
-        if plan.full[-1]:
-            return tuple(jnp.moveaxis(a, 0, -1) for a in out)
-        return tuple(a[..., 0] for a in out)
+        return _last(plan, _gram(plan, pair, one.marginals[-1], two.marginals[-1]))
 
-    out = _in_blocks(block, (side1, side2), n, _examples(plan, n))
-    return [jnp.moveaxis(a, -1, 0) for a in out]
+    grams = _in_blocks(block, (side1, side2), n, _examples(plan, n))
+    return [jnp.moveaxis(a, -1, 0) for a in grams]
 
 
-def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
-    """All pairs, block by block; of one set those on and above the diagonal."""
+@functools.partial(jax.jit, static_argnames=("graph", "ntk", "diagonal"))
+def spatial_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) -> Gram:
+    """The kernel of inputs with positions, `(n, *space, channels)`."""
+    numbers = cast(numbers, x1.dtype)
+    made = plan(graph, Shape(x1.shape[1:-1], x1.shape[-1]))
+    counts = x1.shape[:1] if diagonal else (len(x1), len(x1 if x2 is None else x2))
+    if 0 in counts:
+        empty = jnp.zeros((*counts, *made.shapes[-1].space * 2), x1.dtype)
+        return Gram(nngp=empty, ntk=empty if ntk else None)
+    if x2 is None:
+        points = _points(x1)
+        moments, own = _own(graph, made, numbers, *points)
+        if diagonal:
+            grams = own
+        else:
+            side = points[0], moments
+            grams = _matrix(graph, made, numbers, side, side, own)
+    else:
+        unit, first = _points(jnp.concatenate([x1, x2]))  # one program for both
+        both = unit, _moments(graph, made, numbers, unit, first)
+        sides = cut(both, 0, len(x1)), cut(both, len(x1), len(x2))
+        compute = _between if diagonal else _matrix
+        grams = compute(graph, made, numbers, *sides)
+    k, t = grams
+    return Gram(nngp=k, ntk=t if ntk else None)
+
+
+def _matrix(graph, plan: Plan, numbers, side1, side2, own=None):
+    """All pairs, block by block; of one set, with its `own` pairs, the upper ones."""
     n1, n2 = side1[0].shape[-1], side2[0].shape[-1]
     space = plan.shapes[-1].space * 2
     zero = jnp.broadcast_to(zero_of(side1[0], side2[0]), (n1, n2, *space))
@@ -200,15 +169,16 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
     else:
         width = min(n2, _WIDTH, entries)
         height = min(n1, max(1, entries // width))
-    height, width = _even(n1, height), _even(n2, width)
-    i, j = np.meshgrid(_starts(n1, height), _starts(n2, width), indexing="ij")
+    first, height = intervals(n1, height)
+    second, width = intervals(n2, width)
+    i, j = np.meshgrid(first, second, indexing="ij")
     corners = np.stack([i.ravel(), j.ravel()], 1)
-    if symmetric:
+    if own is not None:
         corners = corners[corners[:, 0] <= corners[:, 1] + width - 1]
 
     def sides(row, column):
-        one = Side(*_rows(_cut(side1, row, height)))
-        return one, Side(*_columns(_cut(side2, column, width)))
+        one = Side(*rows(cut(side1, row, height)))
+        return one, Side(*columns(cut(side2, column, width)))
 
     @jax.checkpoint
     def tile(row, column):
@@ -225,16 +195,16 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, symmetric: bool):
         ), None
 
     grams, _ = jax.lax.scan(step, (zero, zero), jnp.asarray(corners))
-    if not symmetric:
+    if own is None:
         return grams
-    own = _own_gram(graph, plan, numbers, *side1)
     return [_mirror(k, d) for k, d in zip(grams, own, strict=True)]
 
 
 def _mirror(k: Array, own: Array) -> Array:
     """Fills in the lower triangle and the diagonal."""
     n, ndim = k.shape[0], (k.ndim - 2) // 2
-    axes = (1, 0, *range(2 + ndim, 2 + 2 * ndim), *range(2, 2 + ndim))
+    swapped = (*range(ndim, 2 * ndim), *range(ndim))  # the two sets of positions
+    axes = (1, 0, *(2 + i for i in swapped))
     upper = np.arange(n)[:, None] < np.arange(n)
     upper = upper.reshape(n, n, *[1] * (2 * ndim))
     k = jnp.where(upper, k, k.transpose(axes))
