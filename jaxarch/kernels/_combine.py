@@ -7,7 +7,6 @@ $\mathrm{relu}(u) + \mathrm{relu}(W\,\mathrm{relu}(u))$ is more than half off.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,15 +24,6 @@ from ._covariance import (
     vanish,
 )
 from ._graph import Number, Operation, Shape, Symbol, Value, emit
-
-
-def _refuse_dependent(where: str, values: Sequence[Value]) -> None:
-    for a, b in itertools.combinations(values, 2):
-        if shared := a.sources & b.sources:
-            raise ValueError(
-                f"{where}: the branches must be independent, got two that depend on "
-                f"{', '.join(sorted(shared))}; put a `dense` on one of them."
-            )
 
 
 def _same_space(where: str, shapes: Sequence[Shape]) -> tuple[int, ...]:
@@ -56,6 +46,11 @@ def _same_shape(where: str, shapes: Sequence[Shape]) -> Shape:
     return Shape(_same_space(where, shapes), known.pop() if known else None)
 
 
+def mixed_means(values: Sequence[Value]) -> bool:
+    """Whether the product of two means says nothing of the mean of the products."""
+    return all(value.mixed and not value.centred for value in values)
+
+
 def _sum_of(slopes) -> Array | float | None:
     slopes = [s for s in slopes if s is not None]
     return sum(slopes) if slopes else None
@@ -68,10 +63,9 @@ class Add(Operation):
     name = "add"
 
     def infer(self, *args: Value) -> Value:
-        """A sum of independent Gaussians is Gaussian."""
+        """A sum of Gaussians of one network is Gaussian."""
         a, b = args
-        _refuse_dependent("add", args)
-        if a.mixed and b.mixed and not (a.centred or b.centred):
+        if mixed_means(args) and "input" in a.sources | b.sources:
             raise ValueError(
                 "add: one of the branches must have coordinates of one law or of mean "
                 "zero, got two that are an input or a concatenation."
@@ -136,7 +130,6 @@ class Multiply(Operation):
     def infer(self, *args: Value) -> Value:
         """A product is not Gaussian, and is centred if a factor is."""
         a, b = args
-        _refuse_dependent("multiply", args)
         if a.mixed and b.mixed:
             raise ValueError(
                 "multiply: one of the branches must have coordinates of one law, "

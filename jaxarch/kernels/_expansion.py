@@ -78,6 +78,63 @@ def _tolerance(dtype) -> float:
     return 1e-4 if jnp.dtype(dtype).itemsize < 8 else 1e-8
 
 
+Coefficients = tuple[Array, ...]  # of a function and of its derivative
+
+
+def expand_moments(f: Callable, q: Array) -> tuple[Array, Array, Coefficients]:
+    r"""$\mathbb E f^2$ (NaN if the terms miss too much of it), the mean, coefficients.
+
+    Args:
+        f: A function of arrays that acts on each number alone.
+        q: Variances.
+    """
+    root = safe_sqrt(q)
+    a, second, missed_a = _coefficients(f, root)
+    b, slope, missed_b = _coefficients(jnp.vectorize(jax.grad(f)), root)
+    tolerance = _tolerance(q.dtype)
+    bad = (missed_a > tolerance * second) | (missed_b > tolerance * slope)
+    second = jnp.where(jax.lax.stop_gradient(bad), jnp.nan, second)
+    return second, a[0], (a, b)
+
+
+def series(one: Coefficients, two: Coefficients, rho: Array) -> tuple[Array, Array]:
+    r"""$F$ and $\dot F$ of two functions, by Horner's scheme in blocks.
+
+    From the highest block that matters down.
+    """
+    (a1, b1), (a2, b2) = one, two
+    tolerance = jnp.finfo(rho.dtype).eps / 8
+
+    def needed(x1, x2):
+        axes = tuple(range(1, x1.ndim))
+        bound = jnp.abs(x1).max(axes) * jnp.abs(x2).max(axes)
+        tail = jnp.cumsum(bound.reshape(-1, _BLOCK).sum(-1)[::-1])
+        return tail > tolerance * tail[-1]
+
+    def blocks(x):
+        return x.reshape(-1, _BLOCK, *x.shape[1:])[::-1]
+
+    def horner(sums, coefficients):
+        f, fd = sums
+        x1, x2, y1, y2 = coefficients
+        for k in reversed(range(_BLOCK)):
+            f = f * rho + x1[k] * x2[k]
+            fd = fd * rho + y1[k] * y2[k]
+        return f, fd
+
+    def step(sums, xs):
+        wanted, *coefficients = xs
+        return jax.lax.cond(
+            wanted, horner, lambda sums, _: sums, sums, coefficients
+        ), None
+
+    wanted = jax.lax.stop_gradient(needed(a1, a2) | needed(b1, b2))
+    zero = jnp.zeros_like(rho)
+    xs = (wanted, *map(blocks, (a1, a2, b1, b2)))
+    (f, fd), _ = jax.lax.scan(step, (zero, zero), xs)
+    return f, fd
+
+
 @dataclasses.dataclass(frozen=True)
 class Expansion(Nonlinearity):
     """Rules of `elementwise` and of the smooth functions that are ready-made."""
@@ -105,49 +162,12 @@ class Expansion(Nonlinearity):
 
     def moments(self, numbers, q):
         """The coefficients of $f$ and $f'$ are the weights."""
-        f, root = self._function, safe_sqrt(q)
-        derivative = jnp.vectorize(jax.grad(f))
-        a, second, missed_a = _coefficients(f, root)
-        b, slope, missed_b = _coefficients(derivative, root)
-        tolerance = _tolerance(q.dtype)
-        bad = (missed_a > tolerance * second) | (missed_b > tolerance * slope)
-        second = jnp.where(jax.lax.stop_gradient(bad), jnp.nan, second)
-        return second, None if self.centred else a[0], (a, b)
+        second, mean, weights = expand_moments(self._function, q)
+        return second, None if self.centred else mean, weights
 
     def dual(self, numbers, h):
-        """Horner's scheme in blocks, from the highest that matters down."""
-        (a1, b1), (a2, b2) = h.one.weights, h.two.weights
-        rho = 1 - h.v
-        tolerance = jnp.finfo(rho.dtype).eps / 8
-
-        def needed(x1, x2):
-            axes = tuple(range(1, x1.ndim))
-            bound = jnp.abs(x1).max(axes) * jnp.abs(x2).max(axes)
-            tail = jnp.cumsum(bound.reshape(-1, _BLOCK).sum(-1)[::-1])
-            return tail > tolerance * tail[-1]
-
-        def blocks(x):
-            return x.reshape(-1, _BLOCK, *x.shape[1:])[::-1]
-
-        def horner(sums, coefficients):
-            f, fd = sums
-            x1, x2, y1, y2 = coefficients
-            for k in reversed(range(_BLOCK)):
-                f = f * rho + x1[k] * x2[k]
-                fd = fd * rho + y1[k] * y2[k]
-            return f, fd
-
-        def step(sums, xs):
-            wanted, *coefficients = xs
-            return jax.lax.cond(
-                wanted, horner, lambda sums, _: sums, sums, coefficients
-            ), None
-
-        wanted = jax.lax.stop_gradient(needed(a1, a2) | needed(b1, b2))
-        zero = jnp.zeros_like(rho)
-        xs = (wanted, *map(blocks, (a1, a2, b1, b2)))
-        (f, fd), _ = jax.lax.scan(step, (zero, zero), xs)
-        return f, fd
+        """The series."""
+        return series(h.one.weights, h.two.weights, 1 - h.v)
 
     def apply(self, numbers, params, *args: Array, key) -> Array:
         """The map."""

@@ -141,6 +141,7 @@ class Node:
     operation: Operation
     args: tuple[int, ...]
     value: Value
+    like: int = -1  # where it matters: first node with this operation and its numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +149,7 @@ class Graph:
     """The operations of an architecture in program order; the last is the output."""
 
     nodes: tuple[Node, ...]
+    coarse: bool = False  # whether quadratures take fewer nodes; see `_expectation`
 
     @property
     def positional(self) -> bool:
@@ -177,6 +179,10 @@ class Graph:
         Args:
             spatial: Whether each value has positions.
         """
+        from ._joint import is_joint
+
+        if is_joint(self):
+            return list(spatial)
         full = [False] * len(self.nodes)
         full[-1] = spatial[-1]
         for i in reversed(range(len(self.nodes))):
@@ -220,6 +226,8 @@ class _Recorder:
     def emit(
         self, operation: Operation, args: Sequence["Symbol"], numbers: Sequence[Any]
     ) -> "Symbol":
+        from ._joint import infer, reduce
+
         where = operation.name
         for arg in args:
             if arg._recorder is not self:
@@ -228,25 +236,32 @@ class _Recorder:
                     "got values of two."
                 )
         positions = tuple(arg._position for arg in args)
-        values = [self.nodes[i].value for i in positions]
+        numbers = tuple(_number(where, n) for n in numbers)
         if self.infinite:
-            value = operation.infer(*values)
-            self._refuse_shared(operation)
+            operation, positions, numbers = reduce(
+                self.nodes, self.numbers, operation, positions, numbers
+            )
+            value = infer(self.nodes, operation, positions)
+            self._check_shared(operation, numbers)
         else:  # a finite network is right whatever its branches share
+            values = [self.nodes[i].value for i in positions]
             value = Value(frozenset().union(*(v.sources for v in values)))
         self.nodes.append(Node(operation, positions, value))
-        self.numbers.append(tuple(_number(where, n) for n in numbers))
+        self.numbers.append(numbers)
         return Symbol(self, len(self.nodes) - 1)
 
-    def _refuse_shared(self, operation: Operation) -> None:
-        parameter = operation.parameter
-        if parameter is not None and any(
-            node.operation.parameter == parameter for node in self.nodes
-        ):
-            raise ValueError(
-                f"{operation.name}: `name` must be unique in an infinite network, got "
-                f"{parameter!r} twice; kernels of shared parameters are not available."
-            )
+    def _check_shared(self, operation: Operation, numbers: Sequence[Number]) -> None:
+        name = operation.parameter
+        for node, own in zip(self.nodes, self.numbers, strict=True):
+            if name is None or node.operation.parameter != name:
+                continue
+            if node.operation != operation or not equal(own, numbers):
+                raise ValueError(
+                    f"{operation.name}: operations that share the parameter {name!r} "
+                    "must have the same options and numbers, got "
+                    f"{node.operation.name}({node.operation}) with {own} and "
+                    f"{operation.name}({operation}) with {numbers}."
+                )
 
     def fresh(self) -> int:
         """A number that no earlier node of this network has."""
@@ -306,6 +321,14 @@ def _number(where: str, value: Any) -> Number:
     return value if floating else value.astype(jnp.result_type(float))
 
 
+def equal(a: Sequence[Number], b: Sequence[Number]) -> bool:
+    """Whether numbers are known to be equal; tracers are if they are one object."""
+    return all(
+        x is y or (isinstance(x, float) and isinstance(y, float) and x == y)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
 def emit(operation: Operation, args: Sequence[Symbol], numbers: Sequence[Any]):
     """Records `operation` on `args` and returns the symbol of its result."""
     for arg in args:
@@ -326,6 +349,8 @@ def record(
             f"{where}: `network` must be a function of one value, "
             f"got {type(network).__name__}."
         )
+    from ._joint import mark_likes
+
     recorder = _Recorder(infinite=infinite)
     output = network(recorder.emit(Input(), (), ()))
     if not isinstance(output, Symbol) or output._recorder is not recorder:
@@ -333,7 +358,8 @@ def record(
             f"{where}: `network` must return a value made from its argument, "
             f"got {type(output).__name__}."
         )
-    return _prune(recorder.nodes, recorder.numbers, output._position)
+    graph, numbers = _prune(recorder.nodes, recorder.numbers, output._position)
+    return (mark_likes(graph, numbers) if infinite else graph), numbers
 
 
 def _prune(nodes, numbers, output):

@@ -20,15 +20,21 @@ from .._params import static
 from ._angle import angle
 from ._angular import angular_series, evaluate_series, num_terms
 from ._covariance import Covariance, Marginal, Pair, Rules, norm
+from ._cross import joint_gram
 from ._gram import Gram
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
+from ._joint import coarse, is_joint
 from ._layouts import cast, columns, intervals, rows
 from ._nonlinearity import Nonlinearity
 from ._plan import shapes_of
 from ._spatial import spatial_gram
 from ._state import State
 
+_NO_STATE = (
+    "kernel: a network with dependent branches or shared parameters has no `State`; "
+    "call it on data."
+)
 # Side of a square tile: a CPU core's cache holds it, or it fills an accelerator.
 _TILE = {"cpu": 256}
 _ACCELERATOR_TILE = 4096
@@ -83,11 +89,40 @@ class Kernel:
             return Gram(nngp=state.nngp, ntk=state.ntk if ntk else None)
         x1, x2, dtype = _inputs("kernel", self.graph, x1, x2, diagonal)
         args = self.graph, self.numbers, x1, x2
-        if x1.ndim > 2:
+        if is_joint(self.graph):
+            gram = joint_gram(*args, ntk=ntk, diagonal=diagonal)
+        elif x1.ndim > 2:
             gram = spatial_gram(*args, ntk=ntk, diagonal=diagonal)
         else:
             gram = (_diagonal if diagonal else _matrix)(*args, ntk=ntk)
         return jax.tree.map(lambda k: k.astype(dtype), gram)
+
+    def quadrature_error(
+        self,
+        x1: Float[Array, "n1 *example"],
+        x2: Float[Array, "n2 *example"] | None = None,
+        *,
+        diagonal: bool = False,
+    ) -> Gram:
+        r"""Estimates the error of expectations that are found by quadrature.
+
+        Those are the ones of functions written as several operations on dependent
+        values, where one has a kink or several Gaussians come together. (What is in
+        closed form is exact to rounding; expansions are as good as `elementwise`
+        says.) Time: that of calling the kernel, twice.
+
+        Args:
+            x1: As in calling the kernel.
+            x2: As in calling the kernel.
+            diagonal: As in calling the kernel.
+
+        Returns:
+            The absolute differences of both kernels from those with two thirds of the
+            nodes, which for a converged rule are far larger than the error itself.
+        """
+        rough = dataclasses.replace(self, graph=coarse(self.graph))
+        both = [kernel(x1, x2, diagonal=diagonal) for kernel in (self, rough)]
+        return jax.tree.map(lambda a, b: jnp.abs(a - b), *both)
 
     def state(
         self,
@@ -117,6 +152,8 @@ class Kernel:
                 "kernel.state: `x1` must be `(n, features)`; examples with positions "
                 "have no `State` yet."
             )
+        if is_joint(self.graph):
+            raise NotImplementedError(_NO_STATE)
         return _input_state(self.graph, self.numbers, x1, x2, diagonal=diagonal)
 
 
@@ -429,6 +466,8 @@ def _from_state(where, kernel: Kernel, state: State, x2, diagonal: bool) -> Stat
             f"itself which pairs it holds, got x2={type(x2).__name__}, {diagonal=}."
         )
     _refuse_raw(where, kernel.graph, state.gaussian)
+    if is_joint(kernel.graph):
+        raise NotImplementedError(_NO_STATE)
     return _advance(kernel.graph, kernel.numbers, state)
 
 

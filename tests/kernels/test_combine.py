@@ -1,7 +1,6 @@
 """Sums, products, concatenations, normalisation and dropout; what is refused."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -165,42 +164,6 @@ def hidden(h, name=None):
     return ker.dense(h, 8, name=name)
 
 
-@pytest.mark.parametrize(
-    ("which", "combine"), [("add", operator.add), ("multiply", operator.mul)]
-)
-def test_dependent_branches_are_refused(which, combine):
-    def twice(h):
-        u = hidden(h, "first")
-        return combine(u, u)
-
-    def through_a_nonlinearity(h):
-        u = hidden(h, "first")
-        return combine(u, ker.relu(u))
-
-    def through_the_input(h):
-        return combine(h, h)
-
-    message = f"{which}: the branches must be independent, got two that depend on "
-    refuse(twice, message + "first; put a `dense`")
-    refuse(through_a_nonlinearity, message + "first")
-    refuse(through_the_input, message + "input")
-
-
-def test_dependence_survives_a_concatenation():
-    def network(h):
-        u, v = hidden(h, "a"), hidden(h, "b")
-        return ker.concatenate([u, v]) + ker.concatenate([hidden(u, "c"), v])
-
-    refuse(network, "add: the branches must be independent, got two that depend on b;")
-
-
-def test_shared_names_are_refused():
-    def network(h):
-        return hidden(ker.relu(hidden(h, "shared")), "shared")
-
-    refuse(network, "dense: `name` must be unique in an infinite network, got 'shared'")
-
-
 def test_shared_names_off_the_path_to_the_output_are_no_sources():
     def network(h):
         hidden(h, "unused")
@@ -212,12 +175,12 @@ def test_shared_names_off_the_path_to_the_output_are_no_sources():
 @pytest.mark.parametrize(
     ("name", "network"),
     [
-        ("relu", lambda h: ker.relu(ker.relu(hidden(h)))),
+        ("relu", lambda h: ker.relu(ker.flatten(hidden(h)))),
         ("tanh", lambda h: ker.tanh(ker.dropout(hidden(h), rate=0.5))),
         ("erf", lambda h: ker.erf(ker.concatenate([hidden(h), hidden(h)]))),
-        ("gelu", lambda h: ker.gelu(hidden(h) * hidden(h))),
-        ("sign", lambda h: ker.sign(hidden(h) + ker.relu(hidden(h)))),
-        ("elementwise", lambda h: ker.elementwise(ker.relu(hidden(h)), jnp.tanh)),
+        ("gelu", lambda h: ker.gelu(hidden(h) * h)),
+        ("sign", lambda h: ker.sign(hidden(h) + ker.dropout(hidden(h), rate=0.5))),
+        ("elementwise", lambda h: ker.elementwise(hidden(h) + h, jnp.tanh)),
     ],
 )
 def test_a_nonlinearity_of_what_is_not_gaussian_is_refused(name, network):
@@ -237,7 +200,7 @@ def test_two_mixed_branches_are_refused():
 
     one_law = "one of the branches must have coordinates of one law"
     refuse(lambda h: h + joined(h), f"add: {one_law} or of mean zero")
-    refuse(lambda h: joined(h) + joined(h), f"add: {one_law}")
+    refuse(lambda h: h + h, f"add: {one_law}")
     refuse(lambda h: joined(h) * h, f"multiply: {one_law}")
 
 

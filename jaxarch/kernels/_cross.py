@@ -1,0 +1,545 @@
+r"""Kernels of architectures whose branches share Gaussians or parameters.
+
+For values $a, b$ of a network and examples $x, x'$, `Cross.pair(a, b)` is the
+covariance $\mathbb E a(x)\,b(x')$ and the tangent kernel between them (`_joint.py` says
+which are needed). Where both are the same operation on covariances that are known, the
+operation's own rule serves, with its accuracy near the diagonal. All pairs of positions
+are kept, in absolute arrays `(*space, *space', examples)`: this is the general way, not
+the fast one.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ._block import versines
+from ._combine import Add, Concatenate, Multiply, Scale, mixed_means
+from ._composite import (
+    Composite,
+    dependent,
+    gaussians,
+    is_homogeneous,
+    is_smooth,
+)
+from ._conv import Conv
+from ._covariance import Covariance, Marginal, Pair, Rules
+from ._dense import Dense
+from ._expansion import Expansion, series
+from ._expectation import homogeneous, sectors, slopes, tensor
+from ._gram import Gram
+from ._graph import Graph, Shape
+from ._joint import Group, groups, inner_pairs
+from ._layouts import cast, diagonal_of, same_position
+from ._nonlinearity import Nonlinearity
+from ._plan import shapes_of
+from ._pool import Flatten, Index, Linear
+from ._regularise import Dropout, LayerNorm
+from ._spatial import _ACCELERATOR_ENTRIES, _ENTRIES, _in_blocks, _points
+from ._window import Layout
+
+
+class Side(NamedTuple):
+    """Examples, the last axis of all arrays, with what is known of each alone."""
+
+    unit: Array  # (channels, *space, n)
+    marginals: Any  # a `Marginal` a value
+    inner: dict[tuple[int, int], Array]  # covariances of values at one position
+
+
+class Cross:
+    """Covariances between values, at pairs (i, i) of two sets of examples."""
+
+    def __init__(self, graph: Graph, numbers, shapes: Sequence[Shape], one, two):
+        self.graph, self.numbers, self.shapes = graph, numbers, shapes
+        self.nodes, self.one, self.two = graph.nodes, one, two
+        self.same = one is two
+        self.known: dict[tuple[int, int], Pair] = {}
+
+    # --- sides -----------------------------------------------------------------
+
+    def ndim(self, i: int) -> int:
+        """Axes of positions of value `i`."""
+        return len(self.shapes[i].space)
+
+    def place(self, tree: Any, i: int, j: int, second: bool) -> Any:
+        """Lays arrays `(..., *space, n)` of one side out for pairs of `i` and `j`."""
+        here, other = (j, i) if second else (i, j)
+        here, other = self.ndim(here), self.ndim(other)
+
+        def put(a):
+            start = a.ndim - 1 - here
+            axes = range(start, start + other) if second else range(-1 - other, -1)
+            return jnp.expand_dims(a, tuple(axes))
+
+        return jax.tree.map(put, tree)
+
+    def sides(self, i: int, j: int) -> tuple[Marginal, Marginal]:
+        """Marginals of `i` at the first examples and of `j` at the second ones."""
+        return (
+            self.place(self.one.marginals[i], i, j, False),
+            self.place(self.two.marginals[j], i, j, True),
+        )
+
+    def covariance(self, i: int, j: int) -> Covariance:
+        """What the rules of operations take."""
+        return Covariance(*self.sides(i, j), *self.pair(i, j))
+
+    # --- pairs -----------------------------------------------------------------
+
+    def pair(self, i: int, j: int) -> Pair:
+        """Covariance and tangent kernel of `i` here and `j` there."""
+        if (i, j) not in self.known:
+            pair = self._find(i, j)
+            if self.same and i == j:  # a position with itself has the angle 0
+                same = same_position(self.shapes[i].space)
+                w = None if pair.w is None else jnp.where(same, 2, pair.w)
+                pair = pair._replace(v=jnp.where(same, 0, pair.v), w=w, half=None)
+            self.known[i, j] = pair._replace(slope=None)
+        return self.known[i, j]
+
+    def _find(self, i: int, j: int) -> Pair:
+        a, b = self.nodes[i], self.nodes[j]
+        values = a.value, b.value
+        if not dependent(values) and not mixed_means(values):
+            one, two = self.sides(i, j)
+            mean1, mean2 = one.mean, two.mean
+            if mean1 is None or mean2 is None:
+                return self._from(i, j, jnp.zeros(()), 0.0)
+            return self._from(i, j, mean1 * mean2, 0.0)
+        if not a.args and not b.args:
+            n = self.ndim(0)
+            axes1, axes2 = range(-1 - n, -1), range(1, 1 + n)
+            v, w = versines(
+                jnp.expand_dims(self.one.unit, tuple(axes1)),
+                jnp.expand_dims(self.two.unit, tuple(axes2)),
+            )
+            return Pair(v, w, jnp.zeros_like(v))
+        if self._twins(i, j):
+            return self._rule(i, j)
+        family1, family2 = (isinstance(n.operation, (Dense, Conv)) for n in (a, b))
+        if family1 and family2:
+            return self._from(i, j, jnp.zeros(()), 0.0)
+        linear1, linear2 = self._linear(i), self._linear(j)
+        if isinstance(a.operation, Flatten) and isinstance(b.operation, Flatten):
+            return self._flattened(i, j)
+        if linear1 and (i >= j or not linear2):
+            return self._expand(i, j, False)
+        if linear2:
+            return self._expand(i, j, True)
+        return self._product(i, j)
+
+    def _from(self, i: int, j: int, k: Array, t: Array | float) -> Pair:
+        """A pair from its covariance."""
+        one, two = self.sides(i, j)
+        size = one.root * two.root
+        cosine = k.astype(size.dtype) * one.inverse * two.inverse
+        cosine = jnp.broadcast_to(cosine, size.shape)
+        return Pair(1 - cosine, 1 + cosine, jnp.broadcast_to(t, size.shape))
+
+    def _k(self, i: int, j: int) -> tuple[Array, Array]:
+        """Covariance and tangent kernel as arrays."""
+        h = self.covariance(i, j)
+        k = h.norm * (1 - h.v)
+        return k, jnp.broadcast_to(h.t, k.shape).astype(k.dtype)
+
+    def _twins(self, i: int, j: int) -> bool:
+        """Whether the rule of the operation holds between `i` and `j`."""
+        a, b = self.nodes[i], self.nodes[j]
+        if isinstance(a.operation, (Dense, Conv)):
+            return a.operation == b.operation
+        if isinstance(a.operation, Nonlinearity):
+            return a.like == b.like and self._plain(i) and self._plain(j)
+        return i == j and isinstance(a.operation, (Scale, LayerNorm, Dropout))
+
+    def _plain(self, i: int) -> bool:
+        """Whether `i` is a nonlinearity of one Gaussian."""
+        return self.nodes[self.nodes[i].args[0]].value.gaussian
+
+    def _rule(self, i: int, j: int) -> Pair:
+        args = zip(self.nodes[i].args, self.nodes[j].args, strict=True)
+        covariances = [self.covariance(a, b) for a, b in args]
+        out1, out2 = self.sides(i, j)
+        shapes = [self.shapes[a] for a in self.nodes[i].args]
+        same: Any = False
+        if self.same and i == j:
+            same = same_position(self.shapes[i].space)
+        layout = Layout(len(shapes[0].space), absolute=bool(shapes[0].space))
+        return self.nodes[i].operation.pair(
+            self.numbers[i],
+            *covariances,
+            out1=out1,
+            out2=out2,
+            shapes=shapes,
+            rules=Rules(same, lambda value, factor: value, layout),
+        )
+
+    # --- what is linear --------------------------------------------------------
+
+    def _linear(self, i: int) -> bool:
+        kinds = (Add, Scale, LayerNorm, Dropout, Linear, Index, Concatenate, Flatten)
+        return isinstance(self.nodes[i].operation, kinds)
+
+    def _expand(self, i: int, j: int, second: bool) -> Pair:
+        """Writes one of the values by its arguments."""
+        if second:
+            i, j = j, i  # `i` is expanded, and is on the second side
+        node, numbers = self.nodes[i], self.numbers[i]
+        axis = self.ndim(j) if second else 0
+
+        def order(a):
+            return (j, a) if second else (a, j)
+
+        parts = [self._k(*order(a)) for a in node.args]
+        operation = node.operation
+        if isinstance(operation, Add):
+            k, t = (a + b for a, b in zip(*parts, strict=True))
+            return self._from(*order(i), k, t)
+        if isinstance(operation, Concatenate):
+            return self._concatenated(i, j, second, parts)
+        ((k, t),) = parts
+        argument = node.args[0]
+        shape = self.shapes[argument]
+        if isinstance(operation, Scale):
+            k, t = numbers[0] * k, numbers[0] * t
+        elif isinstance(operation, LayerNorm):
+            side = self.two if second else self.one
+            inverse = side.marginals[i].weights[0]
+            scale = self.place(inverse, *order(i), second)
+            mean1, mean2 = (m.mean for m in self.sides(*order(argument)))
+            if mean1 is not None and mean2 is not None:
+                k = k - mean1 * mean2
+            k, t = k * scale, t * scale
+        elif isinstance(operation, Linear):
+            k, t = (operation.spread(x, shape, axis) for x in (k, t))
+        elif isinstance(operation, Index):
+            k, t = (operation._take(x, axis) for x in (k, t))
+        elif isinstance(operation, Flatten):
+            if self.nodes[j].value.mixed:
+                raise NotImplementedError(
+                    "flatten: a sum of it with another value that has coordinates of "
+                    "several laws has no kernel here; put a `dense` on one of them."
+                )
+            axes = tuple(range(axis, axis + len(shape.space)))
+            k, t = k.mean(axes), t.mean(axes)
+        else:
+            assert isinstance(operation, Dropout)
+        return self._from(*order(i), k, t)
+
+    def _concatenated(self, i: int, j: int, second: bool, parts) -> Pair:
+        """Means over the coordinates of `i`; of two concatenations, their overlap."""
+        order = (j, i) if second else (i, j)
+        ends = self._ends(i)
+        if not self.nodes[j].value.mixed:
+            sizes = np.diff(ends) / ends[-1]
+            k, t = jnp.zeros(()), jnp.zeros(())
+            for size, part in zip(sizes.tolist(), parts, strict=True):
+                k, t = k + size * part[0], t + size * part[1]
+            return self._from(*order, k, t)
+        if not isinstance(self.nodes[j].operation, Concatenate):
+            raise NotImplementedError(
+                "concatenate: a sum of it with another value that has coordinates of "
+                "several laws has no kernel here; put a `dense` on one of them."
+            )
+        others, k, t = self._ends(j), jnp.zeros(()), jnp.zeros(())
+        for n, a in enumerate(self.nodes[i].args):
+            for m, b in enumerate(self.nodes[j].args):
+                low, high = max(ends[n], others[m]), min(ends[n + 1], others[m + 1])
+                if low < high:
+                    part = self._k(b, a) if second else self._k(a, b)
+                    size = float((high - low) / ends[-1])
+                    k, t = k + size * part[0], t + size * part[1]
+        return self._from(*order, k, t)
+
+    def _ends(self, i: int) -> np.ndarray:
+        return np.cumsum([0, *(self.shapes[a].width for a in self.nodes[i].args)])
+
+    def _flattened(self, i: int, j: int) -> Pair:
+        """Only pairs of one position meet."""
+        (a,), (b,) = self.nodes[i].args, self.nodes[j].args
+        n = self.ndim(a)
+        k, t = (diagonal_of(x, n)[..., 0].mean(tuple(range(n))) for x in self._k(a, b))
+        return self._from(i, j, k, t)
+
+    # --- products and nonlinearities -------------------------------------------
+
+    def _product(self, i: int, j: int) -> Pair:
+        r"""$t = \sum_g t_g \prod_{g' \ne g} k_{g'}$ over independent groups."""
+        k, t = jnp.ones(()), jnp.zeros(())
+        for group in groups(self.nodes, i, j):
+            own, tangent = self._group(i, j, group)
+            k, t = k * own, t * own + k * tangent
+        return self._from(i, j, k, t)
+
+    def _group(self, i: int, j: int, group: Group) -> tuple[Array, Array | float]:
+        one, two = group.one, group.two
+        if len(one) + len(two) == 1:
+            side = self.two if two else self.one
+            mean = side.marginals[(one or two)[0]].mean
+            if mean is None:
+                return jnp.zeros(()), 0.0
+            return self.place(mean, i, j, bool(two)), 0.0
+        if len(one) == len(two) == 1 and (one[0], two[0]) != (i, j):
+            return self._k(one[0], two[0])
+        if len(group.gaussians1) == len(group.gaussians2) == 1:
+            return self._of_one_each(group)
+        return self._of_several(i, j, group)
+
+    def _of_one_each(self, group: Group) -> tuple[Array, Array]:
+        """Functions of one Gaussian each."""
+        (a,), (b,) = group.gaussians1, group.gaussians2
+        h = self.covariance(a, b)
+        f, g = self.function(group.one, (a,)), self.function(group.two, (b,))
+        dtype = h.v.dtype
+        if self._all(is_homogeneous, group) and len(group.one) == len(group.two) == 1:
+            f, fd = homogeneous(slopes(f, dtype), slopes(g, dtype), h)
+        elif (one := self._coefficients(group.one, a, b, False)) and (
+            two := self._coefficients(group.two, a, b, True)
+        ):
+            f, fd = series(one, two, 1 - h.v)
+        elif self._all(is_smooth, group):
+            shape = h.v.shape
+            q1, q2, k = (
+                jnp.broadcast_to(x, shape) for x in (h.one.q, h.two.q, self._k(a, b)[0])
+            )
+            f, ((fd,),) = tensor(f, g, [[q1, k], [k, q2]], 1, self.graph.coarse)
+        else:
+            f, fd = sectors(f, g, h, self.graph.coarse)
+        return f, h.t * fd
+
+    def _all(self, test: Callable, group: Group) -> bool:
+        """Whether all operations between the Gaussians and the factors pass."""
+        ends = {*group.gaussians1, *group.gaussians2}
+        waiting = [*group.one, *group.two]
+        while waiting:
+            i = waiting.pop()
+            if i not in ends:
+                if not test(self.nodes[i].operation):
+                    return False
+                waiting.extend(self.nodes[i].args)
+        return True
+
+    def _coefficients(self, values: Sequence[int], a: int, b: int, second: bool):
+        """Hermite coefficients of a lone factor that has them."""
+        if len(values) > 1:
+            return None
+        node = self.nodes[values[0]]
+        expanded = isinstance(node.operation, Expansion) or (
+            isinstance(node.operation, Composite)
+            and node.operation.smooth
+            and not node.operation.homogeneous
+        )
+        if not expanded or not self.nodes[node.args[0]].value.gaussian:
+            return None
+        side = self.two if second else self.one
+        return self.place(side.marginals[values[0]].weights, a, b, second)
+
+    def _of_several(self, i: int, j: int, group: Group) -> tuple[Array, Array]:
+        leaves1, leaves2 = group.gaussians1, group.gaussians2
+        shape = jnp.broadcast_shapes(*(m.q.shape for m in self.sides(i, j)))
+        tangents = [[self._k(a, b)[1] for b in leaves2] for a in leaves1]
+        k = [[self._k(a, b)[0] for b in leaves2] for a in leaves1]
+        own1 = self._inner(self.one, leaves1, i, j, False)
+        own2 = self._inner(self.two, leaves2, i, j, True)
+        size = len(leaves1) + len(leaves2)
+        first = len(leaves1)
+
+        def entry(m, n):
+            if m < first:
+                x = own1[m][n] if n < first else k[m][n - first]
+            else:
+                x = k[n][m - first] if n < first else own2[m - first][n - first]
+            return jnp.broadcast_to(x, shape)
+
+        table = [[entry(m, n) for n in range(size)] for m in range(size)]
+        f, g = self.function(group.one, leaves1), self.function(group.two, leaves2)
+        value, slope = tensor(f, g, table, first, self.graph.coarse)
+        t: Any = jnp.zeros(shape, value.dtype)
+        for row, others in zip(slope, tangents, strict=True):
+            for d, tangent in zip(row, others, strict=True):
+                t = t + d * tangent
+        return value, t
+
+    def _inner(self, side: Side, leaves, i: int, j: int, second: bool):
+        """Covariances of Gaussians at one example and position."""
+        return [
+            [self.place(inner(side, a, b), i, j, second) for b in leaves]
+            for a in leaves
+        ]
+
+    def function(self, values: Sequence[int], leaves: Sequence[int]) -> Callable:
+        """The product of values as a function of the Gaussians below them."""
+        return function(self.graph, self.numbers, values, leaves)
+
+
+def function(graph: Graph, numbers, values, leaves) -> Callable[..., Array]:
+    """The product of `values` as a function of the values `leaves`."""
+
+    def f(*inputs):
+        known = dict(zip(leaves, inputs, strict=True))
+
+        def evaluate(i):
+            if i not in known:
+                node = graph.nodes[i]
+                args = [evaluate(a) for a in node.args]
+                known[i] = node.operation.apply(numbers[i], None, *args, key=None)
+            return known[i]
+
+        return functools.reduce(operator.mul, map(evaluate, values))
+
+    return f
+
+
+def inner(side: Side, a: int, b: int) -> Array:
+    """Covariance of the Gaussian values `a` and `b` at one example and position."""
+    if a == b:
+        return side.marginals[a].q
+    key = (min(a, b), max(a, b))
+    return side.inner.get(key, jnp.zeros_like(side.marginals[a].q))
+
+
+class Own(Cross):
+    """Each example with itself; finds the moments of every value on the way."""
+
+    def __init__(self, graph: Graph, numbers, shapes, unit: Array, first: Marginal):
+        side = Side(unit, [None] * len(graph.nodes), {})
+        super().__init__(graph, numbers, shapes, side, side)
+        side.marginals[0] = first
+        wanted = inner_pairs(graph)
+        for i in range(1, len(graph.nodes)):
+            side.marginals[i] = self._moment(i)
+            for a, b in wanted:
+                if b == i:
+                    side.inner[a, b] = self._at_one_position(a, b)
+
+    def _at_one_position(self, a: int, b: int) -> Array:
+        return diagonal_of(self._k(a, b)[0], self.ndim(a))[..., 0]
+
+    def _moment(self, i: int) -> Marginal:
+        node, side = self.nodes[i], self.one
+        args = [side.marginals[a] for a in node.args]
+        shapes = [self.shapes[a] for a in node.args]
+        below = gaussians(self.nodes, i)
+        product = isinstance(node.operation, (Multiply, Nonlinearity))
+        if product and below is not None and not self._independent(i):
+            return self._function_moment(i, below)
+        if isinstance(node.operation, Add) and not self._independent(i):
+            a, b = node.args
+            q = args[0].q + args[1].q + 2 * self._at_one_position(a, b)
+            means = [m.mean for m in args if m.mean is not None]
+            return Marginal.of(jnp.maximum(q, 0), sum(means) if means else None)  # pyright: ignore
+        marginal = node.operation.marginal(self.numbers[i], *args, shapes=shapes)
+        if isinstance(node.operation, Linear):
+            k = node.operation.both(self._k(node.args[0], node.args[0])[0], shapes[0])
+            q = diagonal_of(k, self.ndim(i))[..., 0] if self.ndim(i) else k
+            return Marginal.of(jnp.maximum(q, 0), marginal.mean)
+        return marginal
+
+    def _independent(self, i: int) -> bool:
+        """Whether the operation's own rule for moments holds."""
+        node = self.nodes[i]
+        values = [self.nodes[a].value for a in node.args]
+        if isinstance(node.operation, Nonlinearity):
+            return self._plain(i)
+        return not dependent(values) and not mixed_means(values)
+
+    def _function_moment(self, i: int, below: tuple[int, ...]) -> Marginal:
+        f = function(self.graph, self.numbers, (i,), below)
+        shape = self.one.marginals[below[0]].q.shape
+        table = [
+            [jnp.broadcast_to(inner(self.one, a, b), shape) for b in below]
+            for a in below
+        ]
+        coarse = self.graph.coarse
+        mean = tensor(lambda: jnp.ones(()), f, table, 0, coarse)[0]
+        q = tensor(lambda: jnp.ones(()), lambda *u: f(*u) ** 2, table, 0, coarse)[0]
+        return Marginal.of(q, mean)
+
+
+# --- from data -----------------------------------------------------------------
+
+
+def _output(cross: Cross) -> tuple[Array, Array]:
+    """Both kernels of the output, `(*space, *space, n)`."""
+    last = len(cross.nodes) - 1
+    return cross._k(last, last)
+
+
+def _check_shared(graph: Graph, shapes: Sequence[Shape]) -> None:
+    """Raises `ValueError` if one parameter would need two shapes."""
+    seen: dict[str, int | None] = {}
+    for node in graph.nodes:
+        if (name := node.operation.parameter) is None:
+            continue
+        features = shapes[node.args[0]].features
+        if seen.setdefault(name, features) != features:
+            raise ValueError(
+                f"{node.operation.name}: operations that share the parameter {name!r} "
+                f"must have inputs of one number of features, got {seen[name]} and "
+                f"{features}."
+            )
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "ntk", "diagonal"))
+def joint_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) -> Gram:
+    """The kernel of inputs `(n, *space, channels)`, pair by pair in blocks."""
+    numbers = cast(numbers, x1.dtype)
+    shapes = shapes_of(graph, Shape(x1.shape[1:-1], x1.shape[-1]))
+    _check_shared(graph, shapes)
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    space = shapes[-1].space * 2
+    if 0 in (n1, n2):
+        counts = (n1,) if diagonal else (n1, n2)
+        empty = jnp.zeros((*counts, *space), x1.dtype)
+        return Gram(nngp=empty, ntk=empty if ntk else None)
+    unit, first = _points(x1 if x2 is None else jnp.concatenate([x1, x2]))
+    entries = _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
+    widest = max(math.prod(s.space) ** 2 for s in shapes)
+    size = max(1, entries // max(8 * widest, math.prod(x1.shape[1:])))
+
+    def own(xs):
+        cross = Own(graph, numbers, shapes, *xs)
+        return (tuple(cross.one.marginals), cross.one.inner), _output(cross)
+
+    (marginals, inside), grams = _in_blocks(own, (unit, first), unit.shape[-1], size)
+    sides = unit, marginals, inside
+
+    @jax.checkpoint
+    def between(pairs):
+        one, two = (Side(*jax.tree.map(lambda a, i=i: a[..., i], sides)) for i in pairs)
+        return _output(Cross(graph, numbers, shapes, one, two))
+
+    if diagonal:
+        if x2 is not None:
+            pairs = jnp.arange(n1), n1 + jnp.arange(n1)
+            grams = _in_blocks(between, pairs, n1, size)
+        k, t = (jnp.moveaxis(a, -1, 0) for a in grams)
+        return Gram(nngp=k, ntk=t if ntk else None)
+    if x2 is None:
+        i, j = np.triu_indices(n1, 1)
+    else:
+        i, j = (a.ravel() for a in np.indices((n1, n2)))
+    shape = (n1, n2, *space)
+    if len(i):
+        pairs = jnp.asarray(i), jnp.asarray(j + (0 if x2 is None else n1))
+        upper = _in_blocks(between, pairs, len(i), size)
+        upper = [jnp.moveaxis(a, -1, 0) for a in upper]
+    else:
+        upper = [jnp.zeros((0, *space), x1.dtype)] * 2
+    found = []
+    half = len(space) // 2
+    swapped = (0, *range(1 + half, 1 + 2 * half), *range(1, 1 + half))
+    for above, diagonal_part in zip(upper, grams, strict=True):
+        k = jnp.zeros(shape, x1.dtype).at[i, j].set(above)
+        if x2 is None:
+            k = k.at[j, i].set(above.transpose(swapped))
+            index = np.arange(n1)
+            k = k.at[index, index].set(jnp.moveaxis(diagonal_part, -1, 0))
+        found.append(k)
+    return Gram(nngp=found[0], ntk=found[1] if ntk else None)

@@ -1,0 +1,459 @@
+"""Dependent branches and shared parameters: closed forms, recursions, quadrature."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxarch import kernels as ker
+
+from .monte_carlo import assert_monte_carlo
+from .quadrature import dual
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(4, 5))
+X[3] = X[0]
+STEPS = RNG.normal(size=(3, 3, 3))  # sequences
+WIDTH = 64
+
+
+def close(got, want, tolerance):
+    want = np.asarray(want)
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+def grams(network, *args, **options):
+    with jax.enable_x64(True):
+        gram = ker.infinite(network)(*args, **options)
+    return np.stack([gram.nngp, gram.ntk])
+
+
+def layer(h, **options):
+    return ker.dense(h, WIDTH, w_std=1.3, b_std=0.2, **options)
+
+
+def sigmoid(h):
+    return ker.elementwise(h, jax.nn.sigmoid)
+
+
+# --- functions of one Gaussian, written out ----------------------------------
+
+
+def twice(h):
+    u = ker.relu(h) + 0.5 * h
+    return ker.relu(u) + ker.absolute(u)
+
+
+def softplus(x):
+    return jnp.logaddexp(x, 0.0)
+
+
+WRITTEN_OUT = {
+    "relu(u) + u": (
+        lambda u: ker.relu(u) + u,
+        lambda u: ker.abrelu(u, a=1.0, b=2.0),
+        1e-15,
+    ),
+    "homogeneous, nested": (twice, lambda u: ker.abrelu(u, a=-0.5, b=3.0), 1e-14),
+    "u sigmoid(u)": (lambda u: u * sigmoid(u), ker.silu, 1e-12),
+    "u tanh(softplus(u))": (
+        lambda u: u * ker.tanh(ker.elementwise(u, softplus)),
+        ker.mish,
+        1e-12,
+    ),
+    "u relu(u)": (
+        lambda u: u * ker.relu(u),
+        lambda u: ker.rectified_monomial(u, degree=2),
+        1e-12,
+    ),
+    "relu(u)^3": (
+        lambda u: ker.relu(u) * u * ker.relu(u),
+        lambda u: ker.rectified_monomial(u, degree=3),
+        1e-12,
+    ),
+    "erf(u)^2": (
+        lambda u: ker.erf(u) * ker.erf(u),
+        lambda u: ker.elementwise(u, lambda x: jax.lax.erf(x) ** 2),
+        1e-12,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_written_out(name):
+    """Against the closed form or the expansion of the same function."""
+    written, ready, tolerance = WRITTEN_OUT[name]
+    got, want = (
+        grams(lambda h, f=f: ker.dense(f(layer(h)), 1, w_std=1.1), X)
+        for f in (written, ready)
+    )
+    close(got, want, tolerance)
+
+
+def test_written_out_is_one_operation():
+    kernel = ker.infinite(lambda h: ker.dense(twice(layer(h)), 1))
+    lines = str(kernel.graph).splitlines()
+    assert len(lines) == 4
+    u = "add(relu(u), scale(u, factor))"
+    assert f"composite(h1, add(relu({u}), absolute({u})))" in lines[2]
+    params = (layer_params := ker.finite(kernel)).init(jax.random.key(0), jnp.ones(5))
+    x = jnp.linspace(-1.0, 1.0, 5)
+    u = 1.3 * params[0].weight @ x / math.sqrt(5) + 0.2 * params[0].bias
+    f = jnp.where(u < 0, -0.5 * u, 3 * u)
+    got = layer_params.apply(params, x)
+    np.testing.assert_allclose(got, params[1].weight @ f / 8, rtol=1e-5)
+
+
+# --- shared parameters -------------------------------------------------------
+
+
+def recurrent(ops, h, function, *, mean):
+    """Three steps of h = f(W h + U x + b), the last or the sum of all states."""
+
+    def take(t):
+        x = ops.index(h, t)
+        return ops.dense(x, WIDTH, w_std=1.2, b_std=0.3, name="U")
+
+    state = take(0)
+    total = function(state)
+    for t in range(1, 3):
+        state = ops.dense(function(state), WIDTH, w_std=1.4, name="W") + take(t)
+        total = total + function(state)
+    return ops.dense(total if mean else function(state), 1, w_std=0.8)
+
+
+def recurrence(f, derivative, x, *, kinked, mean):
+    """The same in NumPy: all pairs of times, duals by quadrature."""
+    n, steps, features = x.shape
+    k = np.zeros((steps, steps, n, n))
+    t = np.zeros_like(k)
+    f_k, f_t = np.zeros_like(k), np.zeros_like(k)
+    for s in range(steps):
+        for r in range(s + 1):
+            inputs = 1.2**2 * x[:, s] @ x[:, r].T / features + 0.3**2
+            k[s, r], t[s, r] = inputs, inputs
+            if r:
+                k[s, r] += 1.4**2 * f_k[s - 1, r - 1]
+                t[s, r] += 1.4**2 * (f_k[s - 1, r - 1] + f_t[s - 1, r - 1])
+            k[r, s], t[r, s] = k[s, r].T, t[s, r].T
+        for r in range(s + 1):
+            for a in range(n):
+                for b in range(n):
+                    q1, q2 = k[s, s, a, a], k[r, r, b, b]
+                    rho = np.clip(k[s, r, a, b] / np.sqrt(q1 * q2), -1, 1)
+                    f_k[s, r, a, b] = dual(f, q1, q2, rho, kinked=kinked)
+                    slope = dual(derivative, q1, q2, rho, kinked=kinked)
+                    f_t[s, r, a, b] = slope * t[s, r, a, b]
+            f_k[r, s], f_t[r, s] = f_k[s, r].T, f_t[s, r].T
+    k, t = (a.sum((0, 1)) if mean else a[-1, -1] for a in (f_k, f_t))
+    return np.stack([0.64 * k, 0.64 * (k + t)])
+
+
+CELLS = {
+    "tanh": (ker.tanh, np.tanh, lambda x: 1 - np.tanh(x) ** 2, False),
+    "relu": (
+        ker.relu,
+        lambda x: np.maximum(x, 0),
+        lambda x: np.where(x > 0, 1.0, 0.0),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("cell", "mean"), [("tanh", False), ("relu", True)])
+def test_recurrent_network_of_tied_weights(cell, mean):
+    function, f, derivative, kinked = CELLS[cell]
+    want = recurrence(f, derivative, STEPS, kinked=kinked, mean=mean)
+    network = functools.partial(recurrent, ker, function=function, mean=mean)
+    close(grams(network, STEPS), want, 1e-10)
+    if mean:
+        close(grams(network, STEPS[:2], STEPS[1:]), want[:, :2, 1:], 1e-7)
+        single = ker.infinite(network)(STEPS.astype(np.float32))
+        close(single.ntk, want[1], 1e-6)
+        assert single.ntk.dtype == np.float32
+
+
+def test_diagonal():
+    def network(h):
+        u = layer(h, name="V")
+        return ker.relu(layer(ker.relu(u), name="V")) + u
+
+    x = RNG.normal(size=(4, WIDTH))  # the matrix is used twice, so it is square
+    full = grams(network, x)
+    close(grams(network, x, diagonal=True), full[:, range(4), range(4)], 1e-14)
+    pairs = grams(network, x[:2], x[2:], diagonal=True)
+    close(pairs, full[:, [0, 1], [2, 3]], 1e-14)
+
+
+# --- several Gaussians -------------------------------------------------------
+
+
+def gauss_hermite(f, covariance, nodes=40):
+    """Expectation over a Gaussian vector, by its eigenvectors."""
+    size = len(covariance)
+    z, weight = np.polynomial.hermite_e.hermegauss(nodes)
+    weight = weight / weight.sum()
+    values, vectors = np.linalg.eigh(covariance)
+    axes = np.meshgrid(*[z] * size, indexing="ij")
+    point = np.stack([a.ravel() for a in axes])
+    point = vectors * np.sqrt(np.maximum(values, 0)) @ point
+    product = functools.reduce(np.multiply.outer, [weight] * size).ravel()
+    return f(*point) @ product
+
+
+def linear(x):
+    return 1.3**2 * x @ x.T / x.shape[1] + 0.2**2
+
+
+def test_gated_linear_unit():
+    """Two independent factors: their kernels multiply."""
+
+    def network(h):
+        return ker.dense(layer(h) * sigmoid(layer(h)), 1)
+
+    k = linear(X)
+
+    def gate(u, v):
+        return 1 / ((1 + np.exp(-u)) * (1 + np.exp(-v)))
+
+    def slope(u, v):
+        a, b = gate(u, 0) * 2, gate(v, 0) * 2
+        return a * (1 - a) * b * (1 - b)
+
+    g, gd = np.zeros_like(k), np.zeros_like(k)
+    for i, j in np.ndindex(k.shape):
+        pair = k[np.ix_([i, j], [i, j])]
+        g[i, j] = gauss_hermite(gate, pair, 60)
+        gd[i, j] = gauss_hermite(slope, pair, 60)
+    nngp = k * g
+    ntk = nngp + k * g + k * gd * k
+    close(grams(network, X), [nngp, ntk], 1e-9)
+
+
+def shared_gate(h, features):
+    """Products and sums of two Gaussians that share the matrix V."""
+    u = layer(h, name="V")
+    v = ker.dense(h, features)
+    w = layer(v, name="V")
+    return ker.dense(ker.tanh(u) * sigmoid(w) + u * w, 1)
+
+
+def shared_gate_reference(x):
+    k = linear(x)
+    inputs = x @ x.T / x.shape[1]  # of v, and its tangent kernel
+    k_w, t_w = 1.69 * inputs + 0.04, 1.69 * inputs + 0.04 + 1.69 * inputs
+
+    def sigma(x):
+        return 1 / (1 + np.exp(-x))
+
+    def f(u, w):
+        return np.tanh(u) * sigma(w) + u * w
+
+    def f_u(u, w):
+        return (1 - np.tanh(u) ** 2) * sigma(w) + w
+
+    def f_w(u, w):
+        return np.tanh(u) * sigma(w) * (1 - sigma(w)) + u
+
+    # u and w share V but their inputs x and v are uncorrelated: only the bias is common
+    shared = np.full_like(k, 0.04)
+    nngp, tangent = np.zeros_like(k), np.zeros_like(k)
+    for i, j in np.ndindex(k.shape):
+        table = np.array(
+            [
+                [k[i, i], shared[i, i], k[i, j], shared[i, j]],
+                [shared[i, i], k_w[i, i], shared[i, j], k_w[i, j]],
+                [k[i, j], shared[i, j], k[j, j], shared[j, j]],
+                [shared[i, j], k_w[i, j], shared[j, j], k_w[j, j]],
+            ]
+        )
+
+        def expect(f, g, table=table):
+            return gauss_hermite(lambda a, b, c, d: f(a, b) * g(c, d), table, 24)
+
+        nngp[i, j] = expect(f, f)
+        tangent[i, j] = (
+            expect(f_u, f_u) * k[i, j]
+            + expect(f_w, f_w) * t_w[i, j]
+            + (expect(f_u, f_w) + expect(f_w, f_u)) * shared[i, j]
+        )
+    return np.stack([nngp, nngp + tangent])
+
+
+def test_four_dependent_gaussians():
+    x = 0.4 * X[:3, :3]
+    want = shared_gate_reference(x)
+
+    def network(h):
+        return shared_gate(h, 3)
+
+    close(grams(network, x), want, 1e-5)
+    with jax.enable_x64(True):
+        error = ker.infinite(network).quadrature_error(x)
+    assert np.abs(grams(network, x)[0] - want[0]).max() < np.asarray(error.nngp).max()
+    assert np.asarray(error.nngp).max() < 1e-3
+
+
+def test_gradients():
+    """Against differences, equal examples included."""
+
+    def network(h, w_std):
+        u = layer(h, name="V")
+        v = ker.dense(ker.relu(u), WIDTH, w_std=w_std)
+        f = ker.relu(v) + u * ker.relu(u)
+        return ker.dense(f + v, 1)
+
+    def weigh(x, w_std):
+        gram = ker.infinite(lambda h: network(h, w_std))(x[:2], x[2:])
+        weights = jnp.asarray([[0.7, -0.4], [1.1, 0.3]])
+        return (jnp.sin(gram.nngp) * weights).sum() + (gram.ntk * weights).sum()
+
+    with jax.enable_x64(True):
+        x, w_std = jnp.asarray(X), jnp.asarray(1.3)
+        value = jax.jit(weigh)
+        got = jax.jit(jax.grad(weigh, (0, 1)))(x[:, :2], w_std)
+        step = 1e-6
+        for i, e in enumerate(np.eye(2 * len(X)).reshape(-1, len(X), 2)):
+            up, down = (value(x[:, :2] + s * step * e, w_std) for s in (1, -1))
+            want = (up - down) / (2 * step)
+            assert abs(got[0].ravel()[i] - want) < 2e-5 * abs(got[0]).max(), i
+        up, down = (value(x[:, :2], w_std + s * step) for s in (1, -1))
+        np.testing.assert_allclose(got[1], (up - down) / (2 * step), rtol=1e-7)
+
+
+# --- finite networks ---------------------------------------------------------
+
+
+def gru_like(h):
+    z, n = layer(h), layer(h)
+    state = ker.tanh(layer(h))
+    return ker.dense(sigmoid(z) * state + ker.tanh(n) * sigmoid(-z), WIDTH)
+
+
+def overlapping(h):
+    u = layer(h)
+    a, b = ker.relu(u) + ker.tanh(u), ker.gelu(u)
+    narrow = ker.dense(h, WIDTH // 2)
+    one = ker.concatenate([a, b])
+    other = ker.concatenate([narrow, ker.erf(narrow), a])
+    return ker.dense(one + other, WIDTH)
+
+
+def pooled(h):
+    u = ker.conv(h, WIDTH, (2,), w_std=1.2, b_std=0.1, name="C")
+    v = ker.conv(ker.relu(ker.conv(h, 3, (1,))), WIDTH, (2,), w_std=1.2, b_std=0.1)
+    w = ker.conv(ker.relu(u) + u * ker.erf(v), WIDTH, (2,), b_std=0.1, padding="VALID")
+    h = ker.avg_pool(w + ker.conv(u, WIDTH, (2,), padding="VALID"), (2,))
+    flat = ker.dense(ker.flatten(w) + ker.flatten(ker.erf(w)), WIDTH)
+    return flat + ker.dense(ker.global_avg_pool(h), WIDTH)
+
+
+def normalised(h):
+    u = layer(h)
+    r = ker.relu(u)
+    return ker.dense(ker.layer_norm(r) + 0.5 * ker.dropout(r, rate=0.5) - u, WIDTH)
+
+
+FINITE = {
+    "written out": (lambda h: ker.dense(twice(layer(h)) + layer(h), WIDTH), X),
+    "recurrent": (
+        lambda h: ker.dense(recurrent(ker, h, ker.relu, mean=True), WIDTH),
+        STEPS,
+    ),
+    "gated linear unit": (
+        lambda h: ker.dense(layer(h) * sigmoid(layer(h)), WIDTH),
+        X,
+    ),
+    "shared gate": (lambda h: ker.dense(shared_gate(h, 5), WIDTH), X),
+    "gates that add up to one": (gru_like, X),
+    "concatenations that overlap": (overlapping, X),
+    "positions": (pooled, STEPS),
+    "function of two": (
+        lambda h: ker.dense(ker.relu(ker.tanh(layer(h)) + layer(h)), WIDTH),
+        X,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FINITE)
+def test_monte_carlo(name, key):
+    network, x = FINITE[name]
+    x = jnp.asarray(x, jnp.float32)
+    gram = ker.infinite(network)(x)
+    kernels = (gram.nngp, gram.ntk)
+    assert_monte_carlo(network, x, kernels, width=WIDTH, draws=300, key=key)
+
+
+@pytest.mark.slow
+def test_monte_carlo_of_dropout(key):
+    x = jnp.asarray(X[:3], jnp.float32)
+    gram = ker.infinite(normalised)(x)
+    kernels = (gram.nngp, gram.ntk)
+    assert_monte_carlo(
+        normalised, x, kernels, width=WIDTH, draws=500, key=key, dropout=True
+    )
+
+
+# --- what is refused ---------------------------------------------------------
+
+
+def test_refusals():
+    def hidden(h, name=None):
+        return ker.dense(h, 8, name=name)
+
+    def refuse(network, match, error=ValueError, x=X):
+        with pytest.raises(error, match=match):
+            ker.infinite(network)(x)
+
+    refuse(
+        lambda h: hidden(h, "W") + ker.dense(hidden(h), 8, w_std=2.0, name="W"),
+        "dense: operations that share the parameter 'W' must have the same options and",
+    )
+    refuse(
+        lambda h: hidden(ker.relu(hidden(h, "W")), "W"),
+        "dense: operations that share the parameter 'W' must have inputs of one number",
+    )
+
+    def dropped(h):
+        u = hidden(h, "first")
+        return ker.dropout(u, rate=0.5) * u
+
+    refuse(dropped, "multiply: branches that both depend on first must be coordinate")
+
+    def many(h):
+        a, b, c = hidden(h), hidden(h), hidden(h)
+        return ker.tanh(a * b + c)
+
+    refuse(many, "tanh: its kernel is an expectation over 6 dep", NotImplementedError)
+
+    def attentive(h):
+        return ker.attention(hidden(h, "W") + hidden(ker.relu(hidden(h)), "W"), 8)
+
+    refuse(
+        attentive, "attention: a network with dependent branches", NotImplementedError
+    )
+
+    def joined_first(h):
+        u = ker.conv(h, 8, (1,))
+        joined, flat = ker.concatenate([ker.flatten(u)]), ker.flatten(u)
+        return joined + flat
+
+    def flat_first(h):
+        u = ker.conv(h, 8, (1,))
+        flat, joined = ker.flatten(u), ker.concatenate([ker.flatten(u)])
+        return joined + flat
+
+    unknown = "a sum of it with another value that has coordinates of several laws"
+    refuse(joined_first, f"flatten: {unknown}", NotImplementedError, STEPS)
+    refuse(flat_first, f"concatenate: {unknown}", NotImplementedError, STEPS)
+    kernel = ker.infinite(lambda h: hidden(h, "W") + ker.relu(hidden(h, "W")))
+    state = ker.infinite(lambda h: hidden(h)).state(X)
+    for arg in (X, state):
+        with pytest.raises(NotImplementedError, match="kernel: a network with depend"):
+            kernel.state(arg)
+    assert kernel(X[:0]).ntk.shape == (0, 0)
+    assert kernel(X[:1]).ntk.shape == (1, 1)
