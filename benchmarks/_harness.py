@@ -1,4 +1,4 @@
-"""Timing side by side: worker processes, paired repetitions, and what machine it was.
+"""Timing side by side: worker processes and paired repetitions.
 
 Each contender is a long-lived process of its own (its own Python, its own JAX) that
 answers JSON lines, so that repetitions alternate A B A B in time while the others are
@@ -6,7 +6,6 @@ idle, and so that a ratio is formed from neighbours in time. Nothing here import
 before `serve` does, and nothing here needs a newer JAX than a peer has.
 """
 
-import datetime
 import json
 import math
 import os
@@ -18,7 +17,6 @@ import tempfile
 import time
 import traceback
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 
@@ -41,76 +39,13 @@ def paired_ratio(numerator, denominator):
     return summary([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
-def machine():
-    """The machine, in words, and the date."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    cores = os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": model,
-        "cores": cores,
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-    }
-
-
-def commit():
-    """The commit of the checkout, `+` if files differ from it, None outside git."""
-    here = Path(__file__).parent
-    try:
-        run = {"cwd": here, "check": True, "capture_output": True, "text": True}
-        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **run)
-        changed = subprocess.run(["git", "status", "--porcelain", ".."], **run)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def make_environment(directory, requirements):
-    """Builds a virtual environment with `requirements`; returns its interpreter.
-
-    One that was built from the same requirements is left as it is.
-    """
-    directory, requirements = Path(directory), Path(requirements)
-    python, stamp = directory / "bin" / "python", directory / "requirements.txt"
-    wanted = requirements.read_text()
-    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
-        return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "-r", requirements]
-    subprocess.run(install, check=True)
-    stamp.write_text(wanted)
-    return python
+def summaries(samples):
+    """Summaries of the repetitions that `Sides.repeat` returns for one program."""
+    return {kind: summary([s[kind] for s in samples]) for kind in ("wall_s", "cpu_s")}
 
 
 def progress(text):
     print(text, file=sys.stderr, flush=True)
-
-
-def print_table(header, rows):
-    """Prints a Markdown table."""
-    for row in (header, ["---"] * len(header), *rows):
-        print(f"| {' | '.join(row)} |")
-
-
-def spread(found, scale=1.0, digits=0):
-    """A summary in words: median (minimum to maximum)."""
-    low, mid, high = (found[k] * scale for k in ("min", "median", "max"))
-    return f"{mid:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def write_json(path, report):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 class WorkerError(RuntimeError):
@@ -180,11 +115,12 @@ class Sides:
     """The contenders, by name: started, set up, timed in turns, measured, closed.
 
     `commands` maps a name to a command line. The first side must start; another that
-    does not is left out with a note.
+    does not is left out with a note. Arrays go to them and come back as files.
     """
 
     def __init__(self, commands):
         self.workers, self.info = {}, {}
+        self._directory = tempfile.TemporaryDirectory()
         for side, command in commands.items():
             progress(f"starting {side}")
             try:
@@ -202,6 +138,14 @@ class Sides:
     def __exit__(self, *_):
         for worker in self.workers.values():
             worker.close()
+        self._directory.cleanup()
+
+    def save(self, name, arrays):
+        """Writes arrays where the sides read them; returns the paths."""
+        paths = [f"{self._directory.name}/{name}{i}.npy" for i in range(len(arrays))]
+        for path, array in zip(paths, arrays, strict=True):
+            np.save(path, array)
+        return paths
 
     def setup(self, side, name, **request):
         """Sets a program up; returns its compile times, or `{"error": ...}`.
@@ -228,6 +172,18 @@ class Sides:
             for name, side in programs:
                 samples[name, side].append(self.workers[side].ask("time", name=name))
         return samples
+
+    def values(self, side, name, inputs):
+        """The fields that a program gives on other inputs of the same shape."""
+        output = f"{self._directory.name}/{side}.npz"
+        self.workers[side].ask("values", name=name, inputs=inputs, output=output)
+        with np.load(output) as file:
+            return dict(file)
+
+    def drop(self, sides):
+        """Makes some sides forget their programs."""
+        for side in sides:
+            self.workers[side].ask("drop")
 
     def limits(self):
         """Measures what the machine does under each side's JAX; keeps the best."""

@@ -10,19 +10,16 @@ The exit status is 1 if a gate fails: an error above 1e-5 of the geometric mean 
 diagonal, or an `auto` slower than 1.5 times the fastest method. A speed is not a gate.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 
 import _harness
 import _networks
+import _script
 import numpy as np
+from _script import OURS, PEER
 
-HERE = Path(__file__).resolve().parent
-OURS, PEER = "jaxarch", "neural-tangents"
 METHODS = ("auto", "structured", "jacobian", "vector_products")
 TOLERANCE, SLACK = 1e-5, 1.5
 CHECKED = 6  # examples a side that are compared with float64 gradients
@@ -61,7 +58,6 @@ CASES = (
 
 def build_ours(spec):
     """Our empirical NTK as `(function, leading arguments)`."""
-    sys.path.insert(0, str(HERE.parent))  # the checkout that is reported runs
     from jaxarch import kernels as ker
 
     f, params = _networks.build(spec["network"])
@@ -108,13 +104,10 @@ def reference(case, x1, x2):
     return full, scale[:, :, None, None]
 
 
-def run_case(case, sides, repeats, directory):
+def run_case(case, sides, repeats):
     """Sets all programs of a case up, times them in turns, then checks the values."""
     x = _networks.inputs(case.network, case.points)
-    paths = []
-    for i, array in enumerate(x):
-        paths.append(str(Path(directory) / f"{case.name}{i}.npy"))
-        np.save(paths[-1], array)
+    paths = sides.save(case.name, x)
     entry = {
         "network": case.network,
         "points": case.points,
@@ -144,12 +137,8 @@ def run_case(case, sides, repeats, directory):
         found = entry["programs"][f"{side} {method}"]
         taken = samples[name, side]
         wall[side, method] = [s["wall_s"] for s in taken]
-        found["wall_s"] = _harness.summary(wall[side, method])
-        found["cpu_s"] = _harness.summary([s["cpu_s"] for s in taken])
-        output = str(Path(directory) / "values.npz")
-        sides.workers[side].ask("values", name=name, inputs=paths, output=output)
-        with np.load(output) as file:
-            got = file["ntk"][:CHECKED, :CHECKED]
+        found |= _harness.summaries(taken)
+        got = sides.values(side, name, paths)["ntk"][:CHECKED, :CHECKED]
         error = float(np.max(np.abs(got - want) / scale))
         found["error"] = error if np.isfinite(error) else None
     auto = wall.get((OURS, "auto"))
@@ -166,15 +155,14 @@ def run_case(case, sides, repeats, directory):
             f.get("error") is not None and f["error"] <= TOLERANCE for f in found
         )
     entry["gates"] = gates
-    for side in sides.workers.values():
-        side.ask("drop")
+    sides.drop(sides.workers)
     return entry
 
 
 def print_report(report):
     """Prints the report as Markdown tables."""
-    machine, spread = report["machine"], _harness.spread
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}\n")
+    spread = _script.spread
+    _script.print_machine(report["machine"])
     for side, info in report["sides"].items():
         rates = spread(info["limits"]["matmul_gflops"])
         print(f"{side}: jax {info['versions']['jax']}, {info['backend']}, {rates} GF/s")
@@ -187,12 +175,11 @@ def print_report(report):
             row = [name, program, spread(found["wall_s"], 1e3, 1)]
             row += [spread(found["cpu_s"], 1e3, 1)]
             row += [spread(found["over_auto"], 1, 2)]
-            row += [f"{found['build_s'] + found['lower_s'] + found['compile_s']:.2f}"]
-            row += [f"{(found['temp_bytes'] or 0) / 1e6:.1f}", f"{found['error']:.1e}"]
-            rows.append(row)
+            row += [_script.compile_seconds(found), _script.temp_megabytes(found)]
+            rows.append([*row, f"{found['error']:.1e}"])
     print()
     header = "case, program, ms a call, CPU ms, over auto, compile s, temp MB, error"
-    _harness.print_table(header.split(", "), rows)
+    _script.print_table(header.split(", "), rows)
     if ratio := report["mlp_10_over_1"]:
         print(f"\nMLP, 10 outputs over 1, auto: {spread(ratio, 1, 2)}")
 
@@ -213,42 +200,10 @@ def ten_over_one(cases):
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    names = ", ".join(case.name for case in CASES)
-    parser.add_argument("--cases", default="", help=f"of: {names}")
-    parser.add_argument("--repeats", type=int, default=7, help="timed repetitions")
-    parser.add_argument("--output", type=Path, help="write the report here, as JSON")
-    parser.add_argument(
-        "--peers", type=Path, default=HERE / ".venv-peers", metavar="DIR"
-    )
-    parser.add_argument("--setup-peers", action="store_true", help="first build it")
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has it")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.repeats < 1:
-        parser.error("--repeats must be at least 1")
-    wanted = [n for n in args.cases.split(",") if n]
-    if unknown := set(wanted) - {c.name for c in CASES}:
-        parser.error(f"--cases: {sorted(unknown)} not among {names}")
-    args.chosen = [c for c in CASES if not wanted or c.name in wanted]
-    return args
-
-
-def commands(args):
-    """How each side is started, ours first."""
-    sides = {OURS: [sys.executable, __file__, "--serve"]}
-    requirements = HERE / "peers" / "neural_tangents.txt"
-    python = args.peer_python
-    if python is None:
-        directory = args.peers / requirements.stem
-        if args.setup_peers:
-            _harness.make_environment(directory, requirements)
-        python = directory / "bin" / "python"
-    if python.exists():
-        sides[PEER] = [python, HERE / "peers" / "neural_tangents_empirical.py"]
-    else:
-        _harness.progress(f"no peer: {python} is missing (--setup-peers builds it)")
-    return sides
+    parser = _script.parser(__doc__, repeats=7)
+    _script.add_cases(parser, [case.name for case in CASES])
+    _script.add_sides(parser, ours=[OURS])
+    return parser.parse_args(argv)
 
 
 def main():
@@ -256,34 +211,20 @@ def main():
     if args.serve:
         _harness.serve(build_ours, packages=("jaxarch",), fields=("ntk",))
         return 0
-    machine, cases = _harness.machine(), {}
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        _harness.Sides(commands(args)) as sides,
-    ):
-        for case in args.chosen:
-            cases[case.name] = run_case(case, sides, args.repeats, directory)
+    machine, chosen = _script.machine(), [c for c in CASES if c.name in args.cases]
+    started = _script.commands(args, __file__, [OURS], "neural_tangents_empirical.py")
+    with _harness.Sides(started) as sides:
+        cases = {case.name: run_case(case, sides, args.repeats) for case in chosen}
         sides.limits()
-    report = {
-        "benchmark": "empirical_ntk",
-        "commit": _harness.commit(),
-        "machine": machine,
-        "sides": sides.info,
-        "cases": cases,
-        "mlp_10_over_1": ten_over_one(cases),
-    }
+    report = _script.make_report(
+        "empirical_ntk",
+        machine,
+        sides=sides.info,
+        cases=cases,
+        mlp_10_over_1=ten_over_one(cases),
+    )
     print_report(report)
-    if args.output:
-        _harness.write_json(args.output, report)
-    failed = [
-        f"{name}: NOT {gate}"
-        for name, entry in cases.items()
-        for gate, passed in entry["gates"].items()
-        if not passed
-    ]
-    for line in failed:
-        _harness.progress(line)
-    return 1 if failed else 0
+    return _script.finish(report, args.output, _script.failed_gates(cases))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,8 @@ import time
 from pathlib import Path
 
 import _harness
+import _script
 import numpy as np
-
-HERE = Path(__file__).resolve().parent
-# The checkout that is reported is the one that runs.
-sys.path.insert(0, str(HERE.parent))
 
 
 def make(points, features, depth):
@@ -133,16 +130,41 @@ def peak(points, args):
     print(json.dumps(found))
 
 
+def print_report(report):
+    """Prints the report as Markdown tables."""
+    times, spread = report["overhead"], _script.spread
+    row = [str(times["points"]), f"{times['stored_bytes'] / 1e6:.0f}"]
+    row += [spread(times[k], digits=2) for k in ("compute_s", "store_s", "ratio")]
+    header = "points, MB on disk, compute s, with store s, ratio, the write alone s"
+    _script.print_table(header.split(", "), [[*row, f"{times['write_alone_s']:.2f}"]])
+    print()
+    rows = [
+        [
+            str(m["points"]),
+            f"{m['matrix_bytes'] / 1e6:.0f}",
+            f"{m['peak_bytes'] / 1e6:.0f}",
+        ]
+        for m in report["memory"]
+    ]
+    _script.print_table("points, MB of both matrices, peak MB".split(", "), rows)
+
+
+def failed_gates(memory):
+    """The gate: peak memory, inputs aside, from the fewest to the most points."""
+    net = [m["peak_bytes"] - m["input_bytes"] for m in memory]
+    if net and net[-1] > 1.2 * net[0]:
+        return ["NOT peak memory independent of the number of points"]
+    return []
+
+
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _script.parser(__doc__, repeats=7)
     parser.add_argument("--points", type=int, default=8000, help="for the times")
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--depth", type=int, default=3, help="ReLU layers")
     parser.add_argument("--tile", type=int, default=1000, help="side of a tile")
-    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory", default="4000,8000,16000", help="points, or empty")
     parser.add_argument("--directory", help="where the stores are made (temporary)")
-    parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -152,7 +174,7 @@ def main():
     if args.peak:
         peak(args.peak, args)
         return 0
-    machine = _harness.machine()
+    machine = _script.machine()
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
         times = overhead(args, Path(directory))
     memory = []
@@ -163,38 +185,17 @@ def main():
         memory.append(json.loads(done.stdout))
     import jax
 
-    report = {
-        "benchmark": "gram_store",
-        "commit": _harness.commit(),
-        "machine": machine,
-        "device": str(jax.devices()[0]),
-        "versions": {"jax": jax.__version__, "numpy": np.__version__},
-        "dtype": "float32",
-        "overhead": times,
-        "memory": memory,
-    }
-    spread = _harness.spread
-    row = [str(times["points"]), f"{times['stored_bytes'] / 1e6:.0f}"]
-    row += [spread(times[k], digits=2) for k in ("compute_s", "store_s", "ratio")]
-    header = "points, MB on disk, compute s, with store s, ratio, the write alone s"
-    _harness.print_table(header.split(", "), [[*row, f"{times['write_alone_s']:.2f}"]])
-    print()
-    rows = [
-        [
-            str(m["points"]),
-            f"{m['matrix_bytes'] / 1e6:.0f}",
-            f"{m['peak_bytes'] / 1e6:.0f}",
-        ]
-        for m in memory
-    ]
-    _harness.print_table("points, MB of both matrices, peak MB".split(", "), rows)
-    if args.output:
-        _harness.write_json(args.output, report)
-    net = [m["peak_bytes"] - m["input_bytes"] for m in memory]
-    if net and net[-1] > 1.2 * net[0]:
-        _harness.progress("NOT peak memory independent of the number of points")
-        return 1
-    return 0
+    report = _script.make_report(
+        "gram_store",
+        machine,
+        device=str(jax.devices()[0]),
+        versions={"jax": jax.__version__, "numpy": np.__version__},
+        dtype="float32",
+        overhead=times,
+        memory=memory,
+    )
+    print_report(report)
+    return _script.finish(report, args.output, failed_gates(memory))
 
 
 if __name__ == "__main__":

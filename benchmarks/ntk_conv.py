@@ -10,17 +10,14 @@ float64 above 2e-6, or a disagreement of the two sides of more than 1e-3 (the pe
 error is 6e-5). A speed is not a gate.
 """
 
-import argparse
 import math
 import sys
-import tempfile
-from pathlib import Path
 
 import _harness
+import _script
 import numpy as np
+from _script import OURS, PEER
 
-HERE = Path(__file__).resolve().parent
-OURS, PEER = "jaxarch", "neural-tangents"
 TOLERANCE, AGREEMENT = 2e-6, 1e-3
 NETWORK = {"depth": 4, "w_std": math.sqrt(2), "b_std": 0.1}
 CASES = {
@@ -32,8 +29,6 @@ COMPARED = 3  # images a side that are compared with the reference
 
 def build_ours(network):
     """Jaxarch's kernel of `network` as `(function, leading arguments)`."""
-    # The checkout that is reported is the one that runs.
-    sys.path.insert(0, str(HERE.parent))
     from jaxarch import kernels as ker
 
     def symbolic(h):
@@ -118,126 +113,65 @@ class Check:
 # --- running ----------------------------------------------------------------------
 
 
-def run(sides, names, repeats, directory):
-    """Times all cases in turns and checks their values."""
-    report = {}
-    for name in names:
-        network = CASES[name]
-        rng = np.random.default_rng(0)
-        shape = (network["images"], 32, 32, 3)
-        x = [rng.standard_normal(shape).astype(np.float32) for _ in range(2)]
-        check = Check(network, *x)
-        paths = []
-        for i, array in enumerate(check.inputs):
-            paths.append(str(Path(directory) / f"{name}{i}.npy"))
-            np.save(paths[-1], array)
-        entry = {"network": network, "shape": shape, "dtype": "float32", "sides": {}}
-        programs = []
-        for side in sides.workers:
-            found = sides.setup(side, name, spec=network, inputs=paths)
-            entry["sides"][side] = found
-            if "error" not in found:
-                programs.append((name, side))
-        samples = sides.repeat(programs, repeats)
-        wall, values = {}, {}
-        for _, side in programs:
-            taken = samples[name, side]
-            wall[side] = [s["wall_s"] for s in taken]
-            found = entry["sides"][side]
-            found["wall_s"] = _harness.summary(wall[side])
-            found["cpu_s"] = _harness.summary([s["cpu_s"] for s in taken])
-            output = str(Path(directory) / f"{side}.npz")
-            sides.workers[side].ask("values", name=name, inputs=paths, output=output)
-            with np.load(output) as file:
-                values[side] = dict(file)
-            found["error"] = check.error(values[side])
-            sides.workers[side].ask("drop")
-        gates = {"runs": OURS in wall}
-        if OURS in wall:
-            gates["accurate"] = entry["sides"][OURS]["error"] <= TOLERANCE
-        if PEER in wall and OURS in wall:
-            entry["ratio"] = _harness.paired_ratio(wall[PEER], wall[OURS])
-            gap = max(
-                float(np.max(np.abs(values[OURS][k] / values[PEER][k] - 1)))
-                for k in ("nngp", "ntk")
-            )
-            entry["difference"], gates["agrees"] = gap, gap <= AGREEMENT
-        entry["gates"] = gates
-        report[name] = entry
-    return report
+def run_case(name, sides, repeats):
+    """Times, errors and gates of one case."""
+    network = CASES[name]
+    rng = np.random.default_rng(0)
+    shape = (network["images"], 32, 32, 3)
+    x = [rng.standard_normal(shape).astype(np.float32) for _ in range(2)]
+    check = Check(network, *x)
+    paths = sides.save(name, check.inputs)
+    entry = {"network": network, "shape": shape, "dtype": "float32", "sides": {}}
+    for side in sides.workers:
+        entry["sides"][side] = sides.setup(side, name, spec=network, inputs=paths)
+    done = [side for side, found in entry["sides"].items() if "error" not in found]
+    samples = sides.repeat([(name, side) for side in done], repeats)
+    wall, values = {}, {}
+    for side in done:
+        taken = samples[name, side]
+        wall[side] = [s["wall_s"] for s in taken]
+        values[side] = sides.values(side, name, paths)
+        error = check.error(values[side])
+        entry["sides"][side].update(_harness.summaries(taken), error=error)
+    sides.drop(done)
+    gates = {"runs": OURS in done}
+    if OURS in done:
+        gates["accurate"] = entry["sides"][OURS]["error"] <= TOLERANCE
+    if PEER in done and OURS in done:
+        entry["ratio"] = _harness.paired_ratio(wall[PEER], wall[OURS])
+        gap = max(
+            float(np.max(np.abs(values[OURS][k] / values[PEER][k] - 1)))
+            for k in ("nngp", "ntk")
+        )
+        entry["difference"], gates["agrees"] = gap, gap <= AGREEMENT
+    entry["gates"] = gates
+    return entry
 
 
 def print_report(report):
     """Prints the report as a Markdown table."""
-    machine, spread = report["machine"], _harness.spread
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}\n")
-    rows = []
+    spread, rows = _script.spread, []
+    _script.print_machine(report["machine"])
     for name, entry in report["cases"].items():
         for side, found in entry["sides"].items():
             if "wall_s" not in found:
                 rows.append([name, side, "failed", "", "", "", "", ""])
                 continue
             ratio = entry.get("ratio") if side == PEER else None
-            compile_s = found["build_s"] + found["lower_s"] + found["compile_s"]
-            temp = found["temp_bytes"]
-            gates = entry["gates"] if side == OURS else {}
-            judged = ", ".join(k if v else f"NOT {k}" for k, v in gates.items())
-            rows.append(
-                [
-                    name,
-                    side,
-                    spread(found["wall_s"], 1e3),
-                    spread(ratio, digits=2) if ratio else "",
-                    f"{compile_s:.2f}",
-                    "" if temp is None else f"{temp / 1e6:.1f}",
-                    f"{found['error']:.1e}",
-                    judged,
-                ]
-            )
+            row = [name, side, spread(found["wall_s"], 1e3)]
+            row += [spread(ratio, digits=2) if ratio else ""]
+            row += [_script.compile_seconds(found), _script.temp_megabytes(found)]
+            row += [f"{found['error']:.1e}"]
+            rows.append([*row, _script.judged(entry["gates"] if side == OURS else {})])
     header = "case, side, ms a call, over ours, compile s, temp MB, error, gates"
-    _harness.print_table(header.split(", "), rows)
+    _script.print_table(header.split(", "), rows)
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cases", default=",".join(CASES), help="of: pool, flatten")
-    parser.add_argument("--repeats", type=int, default=7, help="timed repetitions")
-    parser.add_argument("--output", type=Path, help="write the report here, as JSON")
-    parser.add_argument(
-        "--peers",
-        type=Path,
-        default=HERE / ".venv-peers",
-        metavar="DIR",
-        help="where the peer's environment is (benchmarks/.venv-peers)",
-    )
-    parser.add_argument(
-        "--setup-peers", action="store_true", help="first build that environment"
-    )
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has it")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    unknown = set(args.cases.split(",")) - set(CASES)
-    if unknown or args.repeats < 1:
-        parser.error(f"--cases must be of {list(CASES)} and --repeats at least 1")
-    return args
-
-
-def commands(args):
-    """How each side is started, ours first."""
-    sides = {OURS: [sys.executable, __file__, "--serve"]}
-    requirements = HERE / "peers" / "neural_tangents.txt"
-    python = args.peer_python
-    if python is None:
-        directory = args.peers / requirements.stem
-        if args.setup_peers:
-            _harness.progress(f"the peer's environment: {directory}")
-            _harness.make_environment(directory, requirements)
-        python = directory / "bin" / "python"
-    if python.exists():
-        sides[PEER] = [python, HERE / "peers" / "neural_tangents_conv.py"]
-    else:
-        _harness.progress(f"no peer: {python} is missing (--setup-peers builds it)")
-    return sides
+    parser = _script.parser(__doc__, repeats=7)
+    _script.add_cases(parser, CASES)
+    _script.add_sides(parser, ours=[OURS])
+    return parser.parse_args(argv)
 
 
 def main():
@@ -245,31 +179,13 @@ def main():
     if args.serve:
         _harness.serve(build_ours, packages=("jaxarch",), fields=("nngp", "ntk"))
         return 0
-    machine = _harness.machine()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        _harness.Sides(commands(args)) as sides,
-    ):
-        cases = run(sides, args.cases.split(","), args.repeats, directory)
-    report = {
-        "benchmark": "ntk_conv",
-        "commit": _harness.commit(),
-        "machine": machine,
-        "sides": sides.info,
-        "cases": cases,
-    }
+    machine = _script.machine()
+    started = _script.commands(args, __file__, [OURS], "neural_tangents_conv.py")
+    with _harness.Sides(started) as sides:
+        cases = {name: run_case(name, sides, args.repeats) for name in args.cases}
+    report = _script.make_report("ntk_conv", machine, sides=sides.info, cases=cases)
     print_report(report)
-    if args.output:
-        _harness.write_json(args.output, report)
-    failed = [
-        f"{name}: NOT {gate}"
-        for name, entry in cases.items()
-        for gate, passed in entry["gates"].items()
-        if not passed
-    ]
-    for line in failed:
-        _harness.progress(line)
-    return 1 if failed else 0
+    return _script.finish(report, args.output, _script.failed_gates(cases))
 
 
 if __name__ == "__main__":

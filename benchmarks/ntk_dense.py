@@ -10,20 +10,18 @@ The exit status is 1 if a gate fails: an error of ours above its tolerance, temp
 memory of 64 MB or more, or a disagreement of the two sides. A speed is not a gate.
 """
 
-import argparse
 import dataclasses
 import importlib.util
 import math
 import sys
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import _harness
+import _script
 import numpy as np
+from _script import OURS, PEER
 
-HERE = Path(__file__).resolve().parent
-OURS, PLAIN, PEER = "jaxarch", "plain", "neural-tangents"
+PLAIN = "plain"
 TEMP_LIMIT = 64e6  # bytes beyond input and output
 BLOCK = 100  # rows and columns that are compared with the reference
 DISTANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0)  # of planted pairs, over their norm
@@ -87,8 +85,6 @@ CASES = (
 
 def build_ours(network):
     """Jaxarch's kernel of `network` as `(function, leading arguments)`."""
-    # The checkout that is reported is the one that runs.
-    sys.path.insert(0, str(HERE.parent))
     from jaxarch import kernels as ker
 
     activation = {"relu": ker.relu, "erf": ker.erf}[network["activation"]]
@@ -282,23 +278,16 @@ def make_data(kind, points):
 
 
 class Run:
-    """The sides, the files they read, and the report that grows."""
+    """The sides, their data, and the report that grows."""
 
-    def __init__(self, sides, args, directory):
+    def __init__(self, sides, args):
         self.sides, self.args, self.ours = sides, args, args.ours
-        self.directory = Path(directory)
         self.report, self._data = {}, {}
 
     def _sides_of(self, case):
         # The plain version joins the main case only.
         sides = self.sides.workers
         return [s for s in sides if s in (self.ours, PEER) or case.name == "main"]
-
-    def _save(self, name, arrays):
-        paths = [str(self.directory / f"{name}{i}.npy") for i in range(len(arrays))]
-        for path, array in zip(paths, arrays, strict=True):
-            np.save(path, array)
-        return paths
 
     def group(self, cases):
         """Sets all cases of a group up, times them in turns, then checks values."""
@@ -317,7 +306,7 @@ class Run:
                 "sides": {},
             }
             self.report[case.name] = entry
-            paths = self._save("input", inputs)
+            paths = self.sides.save("input", inputs)
             for side in self._sides_of(case):
                 found = self.sides.setup(
                     side, case.name, spec=case.network, inputs=paths
@@ -330,16 +319,14 @@ class Run:
             done = [side for name, side in programs if name == case.name]
             self._times(case, {side: samples[case.name, side] for side in done})
             self._values(case, done)
-        for side in {side for _, side in programs}:
-            self.sides.workers[side].ask("drop")
+        self.sides.drop({side for _, side in programs})
 
     def _times(self, case, samples):
         """Steady times of one case, and their ratios where the devices are equal."""
         entry = self.report[case.name]
         wall = {side: [s["wall_s"] for s in taken] for side, taken in samples.items()}
         for side, taken in samples.items():
-            cpu = _harness.summary([s["cpu_s"] for s in taken])
-            times = {"wall_s": _harness.summary(wall[side]), "cpu_s": cpu}
+            times = _harness.summaries(taken)
             entry["sides"][side].update(times, wall_samples_s=wall[side])
         device = {side: info["device"] for side, info in self.sides.info.items()}
         entry["ratio"] = {
@@ -352,14 +339,9 @@ class Run:
         """Errors of one case, what its two sides differ by, and its gates."""
         entry, values = self.report[case.name], {}
         check = Check(case, *self._data[case.data])
-        paths = self._save("check", check.inputs)
+        paths = self.sides.save("check", check.inputs)
         for side in done:
-            output = str(self.directory / f"{side}.npz")
-            self.sides.workers[side].ask(
-                "values", name=case.name, inputs=paths, output=output
-            )
-            with np.load(output) as file:
-                values[side] = dict(file)
+            values[side] = self.sides.values(side, case.name, paths)
             entry["sides"][side].update(check.errors(values[side]))
         gates = {"runs": self.ours in done}
         found = entry["sides"][self.ours]
@@ -411,8 +393,8 @@ def _error(found):
 
 def print_report(report):
     """Prints the report as Markdown tables."""
-    machine, ours, spread = report["machine"], report["ours"], _harness.spread
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}\n")
+    ours, spread = report["ours"], _script.spread
+    _script.print_machine(report["machine"])
     rows = []
     for side, info in report["sides"].items():
         first = info.get("first_result")
@@ -421,86 +403,54 @@ def print_report(report):
         row += [spread(info["limits"]["matmul_gflops"])]
         rows.append([*row, spread(info["limits"]["stream_gb_per_s"], digits=1)])
     header = "side, JAX, device, ready s, first result s, GFLOP/s, GB/s"
-    _harness.print_table(header.split(", "), rows)
+    _script.print_table(header.split(", "), rows)
     rows = []
     for name, entry in report["cases"].items():
         for side, found in entry["sides"].items():
-            gates = entry["gates"] if side == ours else {}
-            judged = ", ".join(k if v else f"NOT {k}" for k, v in gates.items())
+            judged = _script.judged(entry["gates"] if side == ours else {})
             if "error" in found:
                 rows.append([name, side, "failed", *[""] * 5, judged])
                 continue
-            ratio, temp = entry["ratio"].get(side), found["temp_bytes"]
-            compile_s = found["build_s"] + found["lower_s"] + found["compile_s"]
+            ratio = entry["ratio"].get(side)
             row = [name, side, spread(found["wall_s"], 1e3)]
             row += [f"{entry['floor_s'] * 1e3:.0f}" if side == ours else ""]
-            row += [spread(ratio, digits=2) if ratio else "", f"{compile_s:.2f}"]
-            row += ["" if temp is None else f"{temp / 1e6:.1f}", _error(found)]
-            rows.append([*row, judged])
+            row += [spread(ratio, digits=2) if ratio else ""]
+            row += [_script.compile_seconds(found), _script.temp_megabytes(found)]
+            rows.append([*row, _error(found), judged])
     header = "case, side, ms a call, floor ms, over ours, compile s, temp MB, error"
     print()
-    _harness.print_table([*header.split(", "), "gates"], rows)
+    _script.print_table([*header.split(", "), "gates"], rows)
     for group, sides in report["depth_50_over_3"].items():
         for side, ratio in sides.items():
             print(f"\ndepth 50 over depth 3, {group}, {side}: {spread(ratio, 1, 2)}")
 
 
-def select(names):
-    """The cases named, or whose group is named."""
-    known = {case.name for case in CASES} | {case.group for case in CASES}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise SystemExit(f"--cases: {unknown} not among {sorted(known)}")
-    return [c for c in CASES if not names or c.name in names or c.group in names]
-
-
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    names = ", ".join(case.name for case in CASES)
-    parser.add_argument("--cases", default="", help=f"of: {names}; or their groups")
-    parser.add_argument("--repeats", type=int, default=15, help="timed repetitions")
+    parser = _script.parser(__doc__, repeats=15)
     parser.add_argument("--quick", action="store_true", help="three repetitions")
-    parser.add_argument("--points", type=int, default=2000, help="rows a set (2000)")
-    parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     parser.add_argument(
-        "--peers",
-        type=Path,
-        default=HERE / ".venv-peers",
-        metavar="DIR",
-        help="where the peer's environment is (benchmarks/.venv-peers)",
+        "--points", type=_script.at_least(20), default=2000, help="rows a set (2000)"
     )
-    parser.add_argument(
-        "--setup-peers", action="store_true", help="first build that environment"
-    )
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has it")
     parser.add_argument("--ours", choices=(OURS, PLAIN), default=OURS)
-    parser.add_argument("--serve", choices=(OURS, PLAIN), help=argparse.SUPPRESS)
+    names = [case.name for case in CASES]
+    _script.add_cases(parser, names, groups=[case.group for case in CASES])
+    _script.add_sides(parser, ours=[OURS, PLAIN])
     args = parser.parse_args(argv)
     args.repeats = 3 if args.quick else args.repeats
-    if args.repeats < 1 or args.points < 20:
-        parser.error("--repeats must be at least 1 and --points at least 20")
     return args
 
 
-def commands(args, plain):
-    """How each side is started, ours first."""
-    me = [sys.executable, __file__, "--serve"]
-    sides = {args.ours: [*me, args.ours]}
-    if plain:
-        sides[PLAIN] = [*me, PLAIN]
-    requirements = HERE / "peers" / "neural_tangents.txt"
-    python = args.peer_python
-    if python is None:
-        directory = args.peers / requirements.stem
-        if args.setup_peers:
-            _harness.progress(f"the peer's environment: {directory}")
-            _harness.make_environment(directory, requirements)
-        python = directory / "bin" / "python"
-    if python.exists():
-        sides[PEER] = [python, HERE / "peers" / "neural_tangents_dense.py"]
-    else:
-        _harness.progress(f"no peer: {python} is missing (--setup-peers builds it)")
-    return sides
+def select(wanted):
+    """The cases that are wanted and have their data, by group."""
+    groups = {}
+    for case in CASES:
+        if case.name not in wanted and case.group not in wanted:
+            continue
+        if case.data == "digits" and not importlib.util.find_spec("sklearn"):
+            _harness.progress("no digits: scikit-learn is not installed")
+            continue
+        groups.setdefault(case.group, []).append(case)
+    return groups
 
 
 def main():
@@ -509,44 +459,26 @@ def main():
         build = {OURS: build_ours, PLAIN: build_plain}[args.serve]
         _harness.serve(build, packages=("jaxarch",), fields=("nngp", "ntk"))
         return 0
-    groups = {}
-    for case in select([name for name in args.cases.split(",") if name]):
-        if case.data == "digits" and not importlib.util.find_spec("sklearn"):
-            _harness.progress("no digits: scikit-learn is not installed")
-            continue
-        groups.setdefault(case.group, []).append(case)
-    machine = _harness.machine()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        _harness.Sides(commands(args, plain="main" in groups)) as sides,
-    ):
-        run = Run(sides, args, directory)
+    groups, machine = select(args.cases), _script.machine()
+    ours = [args.ours, *([PLAIN] if "main" in groups else [])]
+    started = _script.commands(args, __file__, ours, "neural_tangents_dense.py")
+    with _harness.Sides(started) as sides:
+        run = Run(sides, args)
         for cases in groups.values():
             run.group(cases)
         sides.limits()
     run.floors()
-    report = {
-        "benchmark": "ntk_dense",
-        "commit": _harness.commit(),
-        "machine": machine,
-        "ours": args.ours,
-        "points": args.points,
-        "sides": sides.info,
-        "cases": run.report,
-        "depth_50_over_3": run.depth_ratios(),
-    }
+    report = _script.make_report(
+        "ntk_dense",
+        machine,
+        ours=args.ours,
+        points=args.points,
+        sides=sides.info,
+        cases=run.report,
+        depth_50_over_3=run.depth_ratios(),
+    )
     print_report(report)
-    if args.output:
-        _harness.write_json(args.output, report)
-    failed = [
-        f"{name}: NOT {gate}"
-        for name, entry in run.report.items()
-        for gate, passed in entry["gates"].items()
-        if not passed
-    ]
-    for line in failed:
-        _harness.progress(line)
-    return 1 if failed else 0
+    return _script.finish(report, args.output, _script.failed_gates(run.report))
 
 
 if __name__ == "__main__":

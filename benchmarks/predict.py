@@ -17,18 +17,16 @@ value, or a disagreement of more than 1e-3 (the peer's own error is 4e-4). A spe
 not a gate.
 """
 
-import argparse
 import math
 import sys
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import _harness
+import _script
 import numpy as np
+from _script import OURS, PEER
 
-HERE = Path(__file__).resolve().parent
-OURS, GIVEN, PEER = "jaxarch", "jaxarch-given", "neural-tangents"
+GIVEN = "jaxarch-given"
 TOLERANCE, AGREEMENT = 2e-4, 1e-3
 CASES = {"converged": None, "t100": 100.0}
 
@@ -50,7 +48,6 @@ def spec_of(case):
 
 def build_ours(spec, given):
     """Jaxarch's prediction, which trains in its first call."""
-    sys.path.insert(0, str(HERE.parent))
     import jax
 
     from jaxarch import kernels as ker
@@ -154,19 +151,16 @@ def distance(a, b):
 # --- running ----------------------------------------------------------------------
 
 
-def run(name, args, directory):
+def run_case(name, args, started):
     """Times, errors and gates of one case."""
     rng, spec = np.random.default_rng(0), spec_of(name)
     shapes = (args.points, 784), (args.points, 10), (args.points // 5, 784)
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-    paths = [str(Path(directory) / f"input{i}.npy") for i in range(3)]
-    for path, array in zip(paths, arrays, strict=True):
-        np.save(path, array)
-    spec["inputs"] = paths
     report = {"spec": spec_of(name), "shapes": shapes, "dtype": "float32", "sides": {}}
     first, cpu, samples, values, errors = {}, {}, {}, {}, {}
     for trial in range(args.processes):
-        with _harness.Sides(commands(args)) as sides:
+        with _harness.Sides(started) as sides:
+            paths = spec["inputs"] = sides.save("input", arrays)
             for side in sides.workers:
                 found = sides.setup(side, name, spec=spec, inputs=paths)
                 if "error" in found:
@@ -181,11 +175,7 @@ def run(name, args, directory):
             done = [side for side in sides.workers if side in first]
             samples = sides.repeat([(name, side) for side in done], args.repeats)
             for side in done:
-                output = str(Path(directory) / f"{side}.npz")
-                ask = sides.workers[side].ask
-                ask("values", name=name, inputs=paths, output=output)
-                with np.load(output) as file:
-                    values[side] = dict(file)
+                values[side] = sides.values(side, name, paths)
             sides.limits()
             report["info"] = sides.info
     warm = {side: [s["wall_s"] for s in taken] for (_, side), taken in samples.items()}
@@ -226,9 +216,8 @@ def run(name, args, directory):
 
 def print_report(report):
     """Prints the report as a Markdown table."""
-    machine, spread = report["machine"], _harness.spread
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}\n")
-    rows = []
+    spread, rows = _script.spread, []
+    _script.print_machine(report["machine"])
     for name, case in report["cases"].items():
         for side, found in case["sides"].items():
             ratio = case["ratio"].get(side, {})
@@ -241,44 +230,21 @@ def print_report(report):
             rows.append([*row, f"{max(found['error'].values()):.1e}"])
     header = "case, side, first s, peer over it, first cpu s, peer over it"
     header += ", warm ms, peer over it, error"
-    _harness.print_table(header.split(", "), rows)
+    _script.print_table(header.split(", "), rows)
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cases", default=",".join(CASES), help="of: converged, t100")
-    parser.add_argument("--repeats", type=int, default=15, help="warm repetitions")
-    parser.add_argument("--processes", type=int, default=5, help="fresh processes")
-    parser.add_argument("--points", type=int, default=1000, help="training points")
-    parser.add_argument("--output", type=Path, help="write the report here, as JSON")
-    parser.add_argument("--peers", type=Path, default=HERE / ".venv-peers")
+    parser = _script.parser(__doc__, repeats=15, repeats_help="warm repetitions")
+    at_least = _script.at_least
     parser.add_argument(
-        "--setup-peers", action="store_true", help="first build the peer's environment"
+        "--processes", type=at_least(1), default=5, help="fresh processes"
     )
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has it")
-    parser.add_argument("--serve", choices=(OURS, GIVEN), help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    unknown = set(args.cases.split(",")) - set(CASES)
-    if unknown:
-        parser.error(f"--cases: {sorted(unknown)} not among {list(CASES)}")
-    if min(args.repeats, args.processes) < 1 or args.points < 20:
-        parser.error("--repeats, --processes at least 1 and --points at least 20")
-    return args
-
-
-def commands(args):
-    """How each side is started, ours first."""
-    me = [sys.executable, __file__, "--serve"]
-    sides = {side: [*me, side] for side in (OURS, GIVEN)}
-    requirements = HERE / "peers" / "neural_tangents.txt"
-    python = args.peer_python
-    if python is None:
-        python = args.peers / requirements.stem / "bin" / "python"
-    if python.exists():
-        sides[PEER] = [python, HERE / "peers" / "neural_tangents_predict.py"]
-    else:
-        _harness.progress(f"no peer: {python} is missing (--setup-peers builds it)")
-    return sides
+    parser.add_argument(
+        "--points", type=at_least(20), default=1000, help="training points"
+    )
+    _script.add_cases(parser, CASES)
+    _script.add_sides(parser, ours=[OURS, GIVEN])
+    return parser.parse_args(argv)
 
 
 def main():
@@ -291,31 +257,12 @@ def main():
             whole=False,
         )
         return 0
-    if args.setup_peers:
-        requirements = HERE / "peers" / "neural_tangents.txt"
-        _harness.make_environment(args.peers / requirements.stem, requirements)
-    machine, cases = _harness.machine(), {}
-    with tempfile.TemporaryDirectory() as directory:
-        for name in args.cases.split(","):
-            cases[name] = run(name, args, directory)
-    report = {
-        "benchmark": "predict",
-        "commit": _harness.commit(),
-        "machine": machine,
-        "cases": cases,
-    }
+    machine, ours = _script.machine(), [OURS, GIVEN]
+    started = _script.commands(args, __file__, ours, "neural_tangents_predict.py")
+    cases = {name: run_case(name, args, started) for name in args.cases}
+    report = _script.make_report("predict", machine, cases=cases)
     print_report(report)
-    if args.output:
-        _harness.write_json(args.output, report)
-    failed = [
-        f"{name}: NOT {gate}"
-        for name, case in cases.items()
-        for gate, passed in case["gates"].items()
-        if not passed
-    ]
-    for line in failed:
-        _harness.progress(line)
-    return 1 if failed else 0
+    return _script.finish(report, args.output, _script.failed_gates(cases))
 
 
 if __name__ == "__main__":

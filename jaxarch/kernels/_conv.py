@@ -20,8 +20,8 @@ from .._checks import check_option, check_positive
 from .._params import params
 from ._angle import half_angle
 from ._covariance import Covariance, Marginal, Pair, norm
-from ._dense import check_scales
-from ._graph import Number, Operation, Shape, Symbol, Value, emit
+from ._graph import Number, Shape, Symbol, emit
+from ._weights import Weighted, check_scales
 from ._window import Window, spatial_tuple
 
 
@@ -34,7 +34,7 @@ class ConvParams:
 
 
 @dataclasses.dataclass(frozen=True)
-class Conv(Operation):
+class Conv(Weighted):
     """Rules of `conv`, `conv_transpose` and `conv_local`."""
 
     positional = True
@@ -52,32 +52,17 @@ class Conv(Operation):
         """What the user called."""
         return self.kind
 
-    @property
-    def numbers(self) -> tuple[str, ...]:  # pyright: ignore
-        """The bias scale is a number only where there is a bias."""
-        return ("w_std", *(["b_std"] if self.bias else []), "learning_rate")
-
-    @property
-    def parameter(self) -> str:
-        """The filter."""
-        return self.label
-
-    def __str__(self) -> str:
+    def _statics(self) -> list[str]:
         window = self.window
-        statics = [f"features={self.width}", f"window={window.sizes}"]
+        statics = [f"window={window.sizes}"]
         strides = window.dilation or window.strides
         statics += [f"strides={strides}"] if max(strides) > 1 else []
         statics += [f"padding={window.padding!r}"] if window.padding != "SAME" else []
-        if self.parameterization != "ntk":
-            statics.append(f"parameterization={self.parameterization!r}, s={self.s}")
-        return ", ".join([*statics, *self.numbers])
+        return statics
 
     def _split(self, numbers: Sequence[Number]) -> tuple[Any, Any, Any]:
-        return jnp.abs(numbers[0]), numbers[1] if self.bias else 0.0, numbers[-1]
-
-    def infer(self, *args: Value) -> Value:
-        """A new Gaussian family, whatever came in."""
-        return Value(frozenset([self.label]), gaussian=True, centred=True)
+        w_std, b_std, learning_rate = super()._split(numbers)
+        return jnp.abs(w_std), b_std, learning_rate
 
     def shape(self, *args: Shape) -> Shape:
         """One position a window."""
@@ -156,20 +141,17 @@ class Conv(Operation):
         return Pair(v, w, learning_rate * own + scale**2 * t, None, half)
 
     def init(self, key, numbers, shapes, dtype) -> ConvParams:
-        """Standard normal; in the standard parameterisation already scaled."""
-        w_std, b_std, _ = self._split(numbers)
-        weight_key, bias_key = jax.random.split(key)
+        """The filter and a bias, or those of each position."""
         (shape,), out = shapes, self.shape(*shapes)
         local = out.space if self.kind == "conv_local" else ()
-        size = (*local, *self.window.sizes, shape.width, out.width)
-        weight = jax.random.normal(weight_key, size, dtype)
-        bias = None
-        if self.bias:
-            bias = jax.random.normal(bias_key, (*local, out.width), dtype)
-        if self.parameterization == "standard":
-            fan_in = self.window.taps * shape.width / self.s[0]
-            weight = (weight * w_std / math.sqrt(fan_in)).astype(dtype)
-            bias = bias if bias is None else (bias * b_std).astype(dtype)
+        weight, bias = self._draw(
+            key,
+            numbers,
+            dtype,
+            weight=(*local, *self.window.sizes, shape.width, out.width),
+            bias=(*local, out.width),
+            fan_in=self.window.taps * shape.width,
+        )
         return ConvParams(weight=weight, bias=bias)
 
     def apply(self, numbers, params: ConvParams, *args: Array, key) -> Array:
@@ -198,10 +180,7 @@ class Conv(Operation):
         fan_in = window.taps * x.shape[-1]
         ntk = self.parameterization == "ntk"
         y = y * (w_std / math.sqrt(fan_in) if ntk else 1 / math.sqrt(self.s[0]))
-        if params.bias is None:
-            return y
-        bias = b_std * params.bias if ntk else params.bias
-        return y + jnp.broadcast_to(bias, y.shape)
+        return self._add_bias(y, params.bias, b_std)
 
 
 def _conv(

@@ -8,14 +8,11 @@ the width while the learning rate stays that of the width $n$ written down.
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_option, check_positive
+from .._checks import check_positive
 from .._params import params
 from ._angle import half_angle
 from ._covariance import (
@@ -27,7 +24,8 @@ from ._covariance import (
     norm,
     relative,
 )
-from ._graph import Number, Operation, Shape, Symbol, Value, emit
+from ._graph import Number, Shape, Symbol, emit
+from ._weights import Weighted, check_scales
 
 
 @params
@@ -39,7 +37,7 @@ class DenseParams:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(Operation):
+class Dense(Weighted):
     """Rules of `dense`."""
 
     name = "dense"
@@ -49,33 +47,6 @@ class Dense(Operation):
     parameterization: str
     s: tuple[float, float]
     label: str
-
-    @property
-    def numbers(self) -> tuple[str, ...]:  # pyright: ignore
-        """The bias scale is a number only where there is a bias."""
-        return ("w_std", *(["b_std"] if self.bias else []), "learning_rate")
-
-    @property
-    def parameter(self) -> str:
-        """The matrix, which makes the result a Gaussian family of its own."""
-        return self.label
-
-    def __str__(self) -> str:
-        statics = [f"features={self.width}"]
-        if self.parameterization != "ntk":
-            statics.append(f"parameterization={self.parameterization!r}, s={self.s}")
-        return ", ".join([*statics, *self.numbers])
-
-    def _split(self, numbers: Sequence[Number]) -> tuple[Any, Any, Any]:
-        return (
-            numbers[0],
-            numbers[1] if self.bias else 0.0,
-            numbers[-1],
-        )
-
-    def infer(self, *args: Value) -> Value:
-        """A new Gaussian family, whatever came in."""
-        return Value(frozenset([self.label]), gaussian=True, centred=True)
 
     def shape(self, *args: Shape) -> Shape:
         """The width of the finite network, `s[1]` times the one written."""
@@ -123,41 +94,23 @@ class Dense(Operation):
         return Pair(v, w, learning_rate * own + w_std**2 * h.t, slope, half)
 
     def init(self, key, numbers, shapes, dtype) -> DenseParams:
-        """Standard normal; in the standard parameterisation already scaled."""
-        w_std, b_std, _ = self._split(numbers)
-        weight_key, bias_key = jax.random.split(key)
+        """A matrix and a vector."""
         n, width = shapes[0].width, self.shape(*shapes).width
-        weight = jax.random.normal(weight_key, (width, n), dtype)
-        bias = jax.random.normal(bias_key, (width,), dtype) if self.bias else None
-        if self.parameterization == "standard":
-            fan_in = n / self.s[0]
-            weight = (weight * w_std / math.sqrt(fan_in)).astype(dtype)
-            bias = bias if bias is None else (bias * b_std).astype(dtype)
+        weight, bias = self._draw(
+            key, numbers, dtype, weight=(width, n), bias=(width,), fan_in=n
+        )
         return DenseParams(weight=weight, bias=bias)
 
     def apply(self, numbers, params: DenseParams, *args: Array, key) -> Array:
         r"""$y = w W x / \sqrt{n} + b\,\beta$, or $W x / \sqrt{s_0} + \beta$."""
         (x,) = args
         w_std, b_std, _ = self._split(numbers)
+        y = x @ params.weight.T
         if self.parameterization == "ntk":
-            y, scale = w_std / math.sqrt(x.shape[-1]) * (x @ params.weight.T), b_std
+            y = w_std / math.sqrt(x.shape[-1]) * y
         else:
-            y, scale = (x @ params.weight.T) / math.sqrt(self.s[0]), 1
-        if params.bias is None:
-            return y
-        return y + jnp.broadcast_to(scale * params.bias, y.shape)
-
-
-def check_scales(where: str, parameterization: str, s: Sequence[float]) -> None:
-    """Checks the options `parameterization` and `s`."""
-    check_option(where, "parameterization", parameterization, ("ntk", "standard"))
-    if len(s) != 2 or min(s) <= 0:
-        raise ValueError(f"{where}: `s` must be two positive numbers, got {s!r}.")
-    if parameterization == "ntk" and tuple(s) != (1.0, 1.0):
-        raise ValueError(
-            f"{where}: `s` belongs to parameterization='standard', got {s!r} with "
-            "'ntk'."
-        )
+            y = y / math.sqrt(self.s[0])
+        return self._add_bias(y, params.bias, b_std)
 
 
 def dense(

@@ -243,3 +243,22 @@ def ntk_by_hand(f, params, x1, x2):
     shape = jax.eval_shape(f, params, x1[0]).shape
     kernel = np.einsum("iok,jpk->ijop", one, two)
     return kernel.reshape(len(x1), len(x2), *shape, *shape)
+
+
+def reduced(full, form):
+    """Trace or diagonal of a full kernel (n1, n2, *out, *out)."""
+    n1, n2, *out = full.shape
+    out = out[: len(out) // 2]
+    size = int(np.prod(out))
+    flat = np.asarray(full).reshape(n1, n2, size, size)
+    diagonal = np.einsum("ijoo->ijo", flat)
+    return {
+        False: full,
+        "diagonal": diagonal.reshape(n1, n2, *out),
+        True: diagonal.mean(-1),
+    }[form]
+
+
+def assert_near(got, want, rtol=1e-12):
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
