@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._dtypes import at_least_float32, float_dtype
 from .._params import static
@@ -24,6 +24,7 @@ from ._gram import Gram
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
 from ._layouts import cast, columns, intervals, rows
+from ._mask import check_masks
 from ._nonlinearity import Nonlinearity
 from ._plan import shapes_of
 from ._spatial import spatial_gram
@@ -51,6 +52,8 @@ class Kernel:
         x1: Float[Array, "n1 *example"] | State,
         x2: Float[Array, "n2 *example"] | None = None,
         *,
+        mask1: Bool[Array, "n1 *space"] | None = None,
+        mask2: Bool[Array, "n2 *space"] | None = None,
         ntk: bool = True,
         diagonal: bool = False,
     ) -> Gram:
@@ -67,6 +70,15 @@ class Kernel:
                 positions; or a `State` in which another network ended.
             x2: Other inputs. `None` means `x1`, whose pairs (i, i) are then one example
                 with itself: dropout masks are shared there.
+            mask1: Marks the positions that belong to the examples `x1`, in sequences or
+                images that were padded to one size. Whatever `x1` holds elsewhere does
+                not matter: these positions are zeros for convolutions, as beyond the
+                edge, and absent from averages, sums and attention. `None` marks all.
+                Padding an example changes nothing, except for `flatten`, which divides
+                by the number of positions with the absent ones, for `index` from the
+                end, and for an `avg_pool` window over the end of an example, which
+                averages what it has.
+            mask2: The same of `x2`.
             ntk: Whether to compute the NTK too.
             diagonal: Computes only the pairs `x1[i], x2[i]`.
 
@@ -76,15 +88,24 @@ class Kernel:
             `(n1, n2, *space, *space)`. `ntk` is `None` if it was not asked for.
 
         Raises:
-            ValueError: if a shape is wrong.
+            TypeError: if a mask is not of bools.
+            ValueError: if a shape is wrong, or if there are masks but no positions.
+            NotImplementedError: with masks, for padding `"CIRCULAR"` and for
+                `image_resize`.
         """
         if isinstance(x1, State):
+            if mask1 is not None or mask2 is not None:
+                raise ValueError(
+                    "kernel: `mask1` and `mask2` must be left out with a `State`, "
+                    "which has no positions."
+                )
             state = _from_state("kernel", self, x1, x2, diagonal)
             return Gram(nngp=state.nngp, ntk=state.ntk if ntk else None)
         x1, x2, dtype = _inputs("kernel", self.graph, x1, x2, diagonal)
         args = self.graph, self.numbers, x1, x2
+        masks = check_masks("kernel", self.graph, x1, x2, mask1, mask2)
         if x1.ndim > 2:
-            gram = spatial_gram(*args, ntk=ntk, diagonal=diagonal)
+            gram = spatial_gram(*args, *masks, ntk=ntk, diagonal=diagonal)
         else:
             gram = (_diagonal if diagonal else _matrix)(*args, ntk=ntk)
         return jax.tree.map(lambda k: k.astype(dtype), gram)
