@@ -1,4 +1,4 @@
-"""Examples of different sizes in NumPy: `textbook_spatial` with what is absent taken out.
+"""Examples of different sizes in NumPy: `textbook_spatial` without what is absent.
 
 A network written as `network(ops, h)` runs with `ops=jaxarch.kernels` and with this
 module. Here a value knows how many positions each example has along each axis; an
