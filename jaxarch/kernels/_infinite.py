@@ -74,10 +74,12 @@ class Kernel:
                 images that were padded to one size. Whatever `x1` holds elsewhere does
                 not matter: these positions are zeros for convolutions, as beyond the
                 edge, and absent from averages, sums and attention. `None` marks all.
-                Padding an example changes nothing, except for `flatten`, which divides
-                by the number of positions with the absent ones, for `index` from the
-                end, and for an `avg_pool` window over the end of an example, which
-                averages what it has.
+                Padding an example at its end then changes nothing, but for four things:
+                a pool with padding `"VALID"` keeps a window over the end of an example
+                (its average is of the positions that are there); `"SAME"` with strides
+                places its windows by the padded size, so pad by multiples of them;
+                `flatten` divides by all positions, as its coordinates are 0 where they
+                are absent; `index` counts all.
             mask2: The same of `x2`.
             ntk: Whether to compute the NTK too.
             diagonal: Computes only the pairs `x1[i], x2[i]`.

@@ -437,6 +437,8 @@ def avg_pool(
         window: Size of the window, an int an axis.
         strides: Steps between windows; `None` means `window`.
         padding: `"VALID"`, `"SAME"` (positions outside count as zeros) or `"CIRCULAR"`.
+            Where positions are absent by a mask, a `"VALID"` average is over those that
+            are there, and for a `"SAME"` one they are outside.
 
     Returns:
         A value with a position a window.

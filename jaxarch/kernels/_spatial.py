@@ -43,7 +43,8 @@ def _points(x: Array, mask: Array | None) -> tuple[Array, Marginal, Array | None
     """Unit vectors `(channels, *space, n)`, the moments and the mask of the input.
 
     A norm that is never 0 keeps the derivative at a zero input: $k$ is linear there,
-    and the product of norm and unit vector is `x` exactly. It is 0 where `mask` is.
+    and the product of norm and unit vector is `x` exactly. Where `mask` is 0, the
+    moments are.
     """
     if mask is not None:
         x = jnp.where(mask[..., None] > 0, x, 0)

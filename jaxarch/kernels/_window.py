@@ -134,9 +134,9 @@ class Window:
     def mask(self, where: str, mask: Array, space: Sequence[int], taps: int) -> Array:
         """Which windows belong to an example, 1 or 0, `(*space, ...)`.
 
-        As many as the example has without the absent positions at its end: VALID ones
-        that cover `taps` of its positions, and of SAME ones those whose stride begins
-        at such a position. A transposed window reaches from its position onwards.
+        VALID ones that cover `taps` of its positions, and of SAME ones those whose
+        stride begins at one of them: with all taps, as many as the example has when
+        nothing is absent. A transposed window reaches from its position onwards.
 
         Args:
             where: The operation, for the message.

@@ -159,6 +159,45 @@ def test_other_paths(name):
     assert single.dtype == np.float32
 
 
+def test_one_mask():
+    """Sums and averages of the data: what `mask1` leaves, and everything of `x2`."""
+    x, mask, sizes = SEQUENCES
+    y = np.random.default_rng(2).normal(size=(2, *x.shape[1:]))
+    sums = np.where(mask[..., None], x, 0).sum(1)
+    want = sums @ y.sum(1).T / 2
+    means = want / sizes / 7
+    with jax.enable_x64(True):
+        total = ker.infinite(ker.global_sum_pool)
+        close(total(x, y, mask1=mask).nngp, want, 1e-12)
+        close(total(y, x, mask2=mask).nngp, want.T, 1e-12)
+        average = ker.infinite(ker.global_avg_pool)
+        close(average(x, y, mask1=mask).nngp, means, 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scaling": "sqrt", "mechanism": "identity", "embedding": "concat"},
+        {"mechanism": "absolute", "embedding": "sum"},
+    ],
+    ids=["sqrt", "linear"],
+)
+def test_embeddings(options):
+    """Absent positions have none; as what is there alone."""
+
+    def network(h):
+        h = ker.attention(h, 4, embed_values=True, b_std=0.2, **options)
+        return ker.global_avg_pool(ker.relu(h))
+
+    x, mask = (a[[1, 3]] for a in SEQUENCES[:2])
+    with jax.enable_x64(True):
+        run = jax.jit(ker.infinite(network).__call__, compiler_options=FAST)
+        got, want = run(x, mask1=mask), run(x[:, :4])
+        close(got.nngp, want.nngp, 1e-12)
+        close(got.ntk, want.ntk, 1e-12)
+
+
 def windows():
     """Operations, and whether each has as many results as without padding."""
     for window, strides in [((3,), 1), ((2,), 1), ((3,), 2), ((1,), 3), ((4,), 2)]:
@@ -208,9 +247,14 @@ def test_no_position_is_left():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [attentive, sequence])
-def test_gradients(network):
+def test_gradients():
     """Those of what is there alone, and 0 at what is not, be it NaN."""
+
+    def network(ops, h):
+        h = ops.layer_norm(ops.conv(h, 4, (3,), **SCALES))
+        h = ops.attention(ops.avg_pool(ops.erf(h), (2,)), 4, w_key_std=2.0)
+        return ops.dense(ops.global_avg_pool(ops.relu(h)), 1)
+
     (x, mask, _), weights = SEQUENCES, np.array([[0.7, -0.4], [1.1, 0.3]])
 
     @functools.partial(jax.jit, compiler_options=FAST)
@@ -229,11 +273,10 @@ def test_gradients(network):
         got = gradient(one, two, w_std, *masks)
         for g, here in zip(got[:2], masks, strict=True):
             np.testing.assert_array_equal(g[~here], 0)
-        if network is attentive:
-            want = gradient(one[:, :4], two[:, :4], w_std)
-            for g, w in zip(got[:2], want[:2], strict=True):
-                close(g[:, :4], w, 1e-10)
-            close(got[2], want[2], 1e-12)
+        want = gradient(one[:, :4], two[:, :4], w_std)
+        for g, w in zip(got[:2], want[:2], strict=True):
+            close(g[:, :4], w, 1e-10)
+        close(got[2], want[2], 1e-12)
         others = gradient(x[:2], x[2:], w_std, mask[:2], mask[2:])
         assert all(np.isfinite(g).all() for g in others)
 
