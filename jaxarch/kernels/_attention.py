@@ -114,22 +114,37 @@ class Attention(Operation):
         own = numbers[-1] ** 2 * jnp.where(fresh, 1, 0).astype(k.dtype)
         return k + own if self.embedding == "sum" else (k + own) / 2
 
-    def weights(self, numbers, k: Array, fresh: Array, ndim: int) -> tuple[Array, ...]:
+    def weights(
+        self, numbers, k: Array, fresh: Array, ndim: int, mask: Array | None = None
+    ) -> tuple[Array, ...]:
         """What the second examples meet: `A` as `(keys, *space, n)`.
+
+        Scores that stay random have no weights; the mask, if any, stands for them.
 
         Args:
             numbers: Of the operation.
             k: Covariance of each example with itself, `(*space, *space, n)`.
             fresh: Marks pairs of one position.
             ndim: Number of spatial axes.
+            mask: Positions that are keys, `(*space, n)`; `None`: all.
         """
         if self.scaling == "sqrt":
-            return ()
+            return () if mask is None else (mask,)
         scores = self._split(numbers)[0] * self._embedded(numbers, k, fresh)
         space, n = k.shape[:ndim], k.shape[-1]
         scores = scores.reshape(*space, -1, n)
-        mapped = _MECHANISMS[self.mechanism](jnp.moveaxis(scores, ndim, -1))
+        keys = None if mask is None else mask.reshape(-1, n).T
+        mapped = self._map(jnp.moveaxis(scores, ndim, -1), keys)
         return (jnp.moveaxis(mapped, -1, 0),)
+
+    def _map(self, scores: Array, keys: Array | None) -> Array:
+        r"""$\zeta$ over the last axis, whose entries count where `keys` is 1."""
+        mapped = _MECHANISMS[self.mechanism]
+        if keys is None:
+            return mapped(scores)
+        here = jnp.broadcast_to(keys > 0, scores.shape)
+        scores = jnp.where(here, scores, jnp.finfo(scores.dtype).min / 2)
+        return jnp.where(here, mapped(scores), 0)
 
     def attend(
         self, numbers, k: Array, t: Array, one: Marginal, two: Marginal, fresh: Array
@@ -157,6 +172,12 @@ class Attention(Operation):
             new, tangent = map(spread, values)
             return new + b_std**2, tangent + 2 * new + b_std**2
         scores, slopes = (self._embedded(numbers, a, fresh) for a in (k, t))
+        if one.weights:
+            (mask1,), (mask2,) = one.weights, two.weights
+            ndim = mask1.ndim - 1
+            here = jnp.expand_dims(mask1, tuple(range(ndim, 2 * ndim)))
+            here = here * jnp.expand_dims(mask2, tuple(range(ndim)))
+            scores, slopes = scores * here, slopes * here
         axes = tuple(range(k.ndim - 1))
         scale = (output * self._split(numbers)[0]) ** 2
         total = (scores * values[0]).sum(axes, keepdims=True)
@@ -188,7 +209,13 @@ class Attention(Operation):
 
     def apply(self, numbers, params: AttentionParams, *args: Array, key) -> Array:
         """Attention over all positions of one example `(*space, features)`."""
-        (x,) = args
+        return self.masked_apply(numbers, params, *args, key=key, masks=(None,))
+
+    def masked_apply(
+        self, numbers, params: AttentionParams, *args, key, masks
+    ) -> Array:
+        """The same over those positions that are keys."""
+        (x,), (mask,) = args, masks
         space = x.shape[:-1]
         product, output, b_std, position_std = self._split(numbers)
         plain = x
@@ -205,7 +232,7 @@ class Attention(Operation):
         power = 1 if self.scaling == "linear" else 0.5
         scores = jnp.einsum("hsd,hud->hsu", queries, keys)
         scores = scores * (product / (x.shape[-1] * self.key_features**power))
-        attended = _MECHANISMS[self.mechanism](scores)
+        attended = self._map(scores, None if mask is None else mask.reshape(-1))
         heads = jnp.einsum("hdi,ui->hud", params.value, values)
         heads = jnp.einsum("hsu,hud->shd", attended, heads)
         heads = heads.reshape(heads.shape[0], -1)

@@ -23,6 +23,7 @@ from ._layouts import (
     to_rolled,
     zero_of,
 )
+from ._mask import masks_of
 from ._plan import Plan
 from ._pool import GlobalPool, Linear
 from ._window import Layout
@@ -56,9 +57,30 @@ class Side(NamedTuple):
 class Block:
     """Evaluates all values for a block of pairs of examples."""
 
-    def __init__(self, graph: Graph, plan: Plan, numbers, one: Side, two: Side, same):
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        numbers,
+        one: Side,
+        two: Side,
+        *,
+        same: bool = False,
+        masked: bool = False,
+    ):
+        """Takes two sides.
+
+        Args:
+            graph: The architecture.
+            plan: Decisions for these shapes.
+            numbers: Of the architecture.
+            one: First examples.
+            two: Second examples.
+            same: Whether these are the first examples themselves.
+            masked: Whether positions may be absent; their moments are 0.
+        """
         self.graph, self.plan, self.numbers = graph, plan, numbers
-        self.one, self.two, self.same = one, two, same
+        self.one, self.two, self.same, self.masked = one, two, same, masked
         self.values: list[Pair | None] = [None] * len(graph.nodes)
         self.sums: dict[int, tuple[Array, Array]] = {}
 
@@ -100,8 +122,10 @@ class Block:
         )
         return pair._replace(slope=None)
 
-    def _finish(self, i: int, pair: Pair, same) -> Pair:
+    def _finish(self, i: int, pair: Pair, out1, out2, same) -> Pair:
         """A position with itself has the angle 0; a Gaussian value its half angle."""
+        if self.masked:
+            pair = pair.present(out1, out2)
         if same is not False and not self.plan.formal[i]:
             w = None if pair.w is None else jnp.where(same, 2, pair.w)
             pair = pair._replace(v=jnp.where(same, 0, pair.v), w=w, half=None)
@@ -130,33 +154,38 @@ class Block:
         )
 
     def _base(self, i: int) -> None:
+        out1, out2 = self._side(i, False, False), self._side(i, True, False)
         if not (args := self.graph.nodes[i].args):
             v, w = versines(self.one.unit, self.two.unit)
             pair = Pair(v, w, jnp.zeros_like(v))
         else:
             covariances = [self._covariance(j, False) for j in args]
-            out1, out2 = self._side(i, False, False), self._side(i, True, False)
             layout = Layout(len(self._shapes(i)[0].space))
             pair = self._pair(i, covariances, out1, out2, layout, self.same)
-        self.values[i] = self._finish(i, pair, self.same)
+        self.values[i] = self._finish(i, pair, out1, out2, self.same)
 
     def _mix(self, i: int) -> None:
         operation, (j,) = self.graph.nodes[i].operation, self.graph.nodes[i].args
         ndim, full = self._ndim(i), self.plan.full[i]
         if isinstance(operation, (Linear, Attention)):
             k, t = self._spread(i, j, full)
+            if self.masked and isinstance(operation, Linear):
+                self._complete(i)
+                for out in (self._side(i, False, full), self._side(i, True, full)):
+                    for factor in out.weights:
+                        k, t = factor * k, factor * t
             self._pool(i, k)
-            scale = self._side(i, False, full).inverse
-            scale = scale * self._side(i, True, full).inverse
+            out1, out2 = self._side(i, False, full), self._side(i, True, full)
+            scale = out1.inverse * out2.inverse
             v = 1 - k * scale
             if not self.plan.formal[i]:  # below, rounding: they are the same
                 v = jnp.where(v < 8 * jnp.finfo(v.dtype).eps, 0, v)
             pair = Pair(v, 1 + k * scale, t)
         else:
             self._complete(i)
+            out1, out2 = self._side(i, False, True), self._side(i, True, True)
             if self.plan.full[j]:
                 layout = Layout(self._ndim(j), absolute=True)
-                out1, out2 = self._side(i, False, True), self._side(i, True, True)
                 args = [self._covariance(j, True)]
                 pair = self._pair(i, args, out1, out2, layout, False)
             else:  # filters of their own at each position
@@ -165,7 +194,7 @@ class Block:
         same = self.same and (
             same_position(self.plan.shapes[i].space) if full else True
         )
-        self.values[i] = self._finish(i, pair, same)
+        self.values[i] = self._finish(i, pair, out1, out2, same)
 
     def _spread(self, i: int, j: int, full: bool) -> tuple[Array, Array]:
         """Covariance and tangent kernel of `i`, which mixes the positions of `j`."""
@@ -249,6 +278,7 @@ class Block:
             values: dict[int, Pair] = {j: Pair(*a).rooted() for j, a in given.items()}
             kept = {}
             for i in nodes:
+                out1, out2 = self.one.marginals[i], sides[i]
                 if not (args := graph.nodes[i].args):
                     assert unit2 is not None
                     v, w = versines(self.one.unit, unit2)
@@ -266,9 +296,8 @@ class Block:
                         len(periods),
                         around=lambda pads, j=args[0]: around[j, tuple(pads)],
                     )
-                    out1, out2 = self.one.marginals[i], sides[i]
                     pair = self._pair(i, covariances, out1, out2, layout, same)
-                values[i] = pair = self._finish(i, pair, same)
+                values[i] = pair = self._finish(i, pair, out1, out2, same)
                 if plan.kept[i]:
                     kept[i] = (pair.v, pair.w, jnp.broadcast_to(pair.t, pair.v.shape))
                 if plan.summed[i]:
@@ -314,17 +343,26 @@ class Block:
 class OwnBlock(Block):
     """Each example with itself; finds the moments on the way."""
 
-    def __init__(self, graph, plan, numbers, unit: Array, first: Marginal):
+    def __init__(
+        self, graph, plan, numbers, unit: Array, first: Marginal, mask: Array | None
+    ):
+        """Takes one side: unit vectors, the moments and the mask of the input."""
         self.moments: list[Any] = [None] * len(graph.nodes)
         self.moments[0] = first
+        self.masks = masks_of(graph, plan.shapes, mask)
         side = Side(unit, self.moments)
-        super().__init__(graph, plan, numbers, side, side, True)
+        masked = mask is not None
+        super().__init__(graph, plan, numbers, side, side, same=True, masked=masked)
 
     def _rule(self, i: int) -> Marginal:
         node = self.graph.nodes[i]
-        args: Any = [self.moments[j] for j in node.args]
-        shapes = self._shapes(i)
-        return node.operation.marginal(self.numbers[i], *args, shapes=shapes)
+        return node.operation.masked_marginal(
+            self.numbers[i],
+            *(self.moments[j] for j in node.args),
+            shapes=self._shapes(i),
+            masks=[self.masks[j] for j in node.args],
+            out=self.masks[i],
+        )
 
     def _complete(self, i: int) -> None:
         if self.moments[i] is None:
@@ -333,7 +371,9 @@ class OwnBlock(Block):
     def _attend(self, i: int, k: Array, fresh: Array) -> None:
         operation = self.graph.nodes[i].operation
         assert isinstance(operation, Attention)
-        weights = operation.weights(self.numbers[i], k, fresh, self._ndim(i))
+        mask = self.masks[i]
+        mask = None if mask is None else mask[..., 0]
+        weights = operation.weights(self.numbers[i], k, fresh, self._ndim(i), mask)
         zero = jnp.zeros_like(diagonal_of(k, self._ndim(i)))
         weights = jax.tree.map(lambda a: a[..., None], weights)
         self.moments[i] = Marginal.of(zero)._replace(weights=weights)
@@ -345,4 +385,5 @@ class OwnBlock(Block):
         if self.plan.exact:
             q = diagonal_of(k, self._ndim(i)) if self.plan.full[i] else k
             exact = Marginal.of(jnp.maximum(q, 0), bound.mean)
-            self.moments[i] = exact._replace(weights=bound.weights)
+            exact = exact._replace(weights=bound.weights)
+            self.moments[i] = exact.present(self.masks[i])

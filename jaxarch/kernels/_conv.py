@@ -90,6 +90,13 @@ class Conv(Weighted):
         plain = plain and self.window.padding != "CIRCULAR"
         return full and (self.kind == "conv_local" or not plain)
 
+    def mask(self, *masks, shapes) -> Array | None:
+        """All positions under a VALID window; see `Window.mask`."""
+        (mask,), (shape,) = masks, shapes
+        if mask is None:
+            return None
+        return self.window.mask(self.kind, mask, shape.space, self.window.taps)
+
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$q = w^2 \bar q + b^2$."""
         (h,), (shape,) = args, shapes

@@ -46,6 +46,14 @@ class Marginal(NamedTuple):
         root = factor * self.root
         return Marginal(factor**2 * self.q, root, safe_reciprocal(root), mean)
 
+    def present(self, mask: Array | None) -> "Marginal":
+        """Zero where `mask` is; `None` keeps everything."""
+        if mask is None:
+            return self
+        mean = None if self.mean is None else jnp.where(mask > 0, self.mean, 0)
+        q, root, inverse = (jnp.where(mask > 0, a, 0) for a in self[:3])
+        return Marginal(q, root, inverse, mean, self.weights)
+
 
 def norm(one: Marginal, two: Marginal) -> Array:
     r"""$\sqrt{q q'}$, without a root for an example with itself."""
@@ -69,6 +77,16 @@ class Pair(NamedTuple):
         """Adds `half`; see `half_angle`."""
         half, v = half_angle(self.v)
         return self._replace(v=v, half=half)
+
+    def present(self, one: Marginal, two: Marginal) -> "Pair":
+        """No angle and no tangent kernel where the norm is zero."""
+        here = (one.root > 0) & (two.root > 0)
+        return self._replace(
+            v=jnp.where(here, self.v, 0),
+            w=None if self.w is None else jnp.where(here, self.w, 2),
+            t=jnp.where(here, self.t, 0),
+            half=None if self.half is None else jnp.where(here, self.half, 0),
+        )
 
 
 class Covariance(NamedTuple):

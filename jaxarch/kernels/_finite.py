@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._params import static
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._infinite import Kernel
+from ._mask import check_mask, masks_of
+from ._plan import shapes_of
 
 
 @jax.tree_util.register_dataclass
@@ -68,6 +70,7 @@ class Model:
         x: Float[Array, "*example"],
         *,
         key: PRNGKeyArray | None = None,
+        mask: Bool[Array, "*space"] | None = None,
     ) -> Float[Array, "*out"]:
         """Runs the network.
 
@@ -75,15 +78,25 @@ class Model:
             params: Parameters from `init`.
             x: One example. `jax.vmap(model.apply, (None, 0))` takes a batch.
             key: Draws dropout masks; `None` means no dropout.
+            mask: Marks the positions that belong to the example, as in calling a
+                `Kernel`; the output is 0 elsewhere.
 
         Returns:
             The output, `(out,)` or `(*space, out)`.
 
         Raises:
-            ValueError: if `x` is not one example.
-            NotImplementedError: if an operation has no finite network.
+            TypeError: if `mask` is not of bools.
+            ValueError: if `x` is not one example, or `mask` does not fit.
+            NotImplementedError: if an operation has no finite network, or none with a
+                mask.
         """
         self.graph.check_input("apply", "x", x, "")
+        masks: list[Array | None] = [None] * len(self.graph.nodes)
+        if mask is not None:
+            x = jnp.asarray(x)
+            first = check_mask("apply", "mask", self.graph, x, mask)
+            shapes = shapes_of(self.graph, Shape(x.shape[:-1], x.shape[-1]))
+            masks = masks_of(self.graph, shapes, first)
         values, seen, remaining = [], {}, iter(params)
         for i, (node, numbers) in enumerate(
             zip(self.graph.nodes, self.numbers, strict=True)
@@ -91,7 +104,7 @@ class Model:
             operation = node.operation
             args = [values[j] for j in node.args]
             if not args:
-                values.append(x)
+                values.append(_present(x, masks[i]))
                 continue
             own = None
             if (name := operation.parameter) is not None:
@@ -100,8 +113,14 @@ class Model:
                 own = seen[name]
             numbers = tuple(jnp.asarray(n).astype(x.dtype) for n in numbers)
             here = None if key is None else jax.random.fold_in(key, i)
-            values.append(operation.apply(numbers, own, *args, key=here))
+            inside = [masks[j] for j in node.args]
+            y = operation.masked_apply(numbers, own, *args, key=here, masks=inside)
+            values.append(_present(y, masks[i]))
         return values[-1]
+
+
+def _present(x: Array, mask: Array | None) -> Array:
+    return x if mask is None else jnp.where(mask[..., None] > 0, x, 0)
 
 
 def finite(network: Callable[[Symbol], Symbol] | Kernel) -> Model:
@@ -112,7 +131,8 @@ def finite(network: Callable[[Symbol], Symbol] | Kernel) -> Model:
             is then used as it is. Branches of a function may share what they like.
 
     Returns:
-        A model with `init(key, x)` and `apply(params, x, *, key=None)`.
+        A model with `init(key, x)` and `apply(params, x, *, key=None,
+        mask=None)`.
 
     Examples:
         >>> from jaxarch import kernels as ker

@@ -12,6 +12,7 @@ by name where it is not.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -84,6 +85,39 @@ class Operation:
     ) -> Marginal:
         """Moments of the result at each position of each example."""
         raise NotImplementedError
+
+    def mask(self, *masks: Array | None, shapes: Sequence[Shape]) -> Array | None:
+        """Which positions of the result belong to an example; see `_mask.py`.
+
+        Args:
+            masks: Those of the arguments, `(*space, ...)`, 1 or 0; `None` is all 1.
+            shapes: Of the arguments.
+        """
+        if any(mask is None for mask in masks):
+            return None
+        return functools.reduce(jnp.maximum, masks)  # pyright: ignore
+
+    def masked_marginal(
+        self,
+        numbers: Sequence[Number],
+        *args: Marginal,
+        shapes: Sequence[Shape],
+        masks: Sequence[Array | None],
+        out: Array | None,
+    ) -> Marginal:
+        """`marginal` of arguments with `masks`, for a result with the mask `out`."""
+        return self.marginal(numbers, *args, shapes=shapes).present(out)
+
+    def masked_apply(
+        self,
+        numbers: Sequence[Number],
+        params: Any,
+        *args: Array,
+        key: Array | None,
+        masks: Sequence[Array | None],
+    ) -> Array:
+        """`apply` to arguments that are 0 where their `masks` are."""
+        return self.apply(numbers, params, *args, key=key)
 
     def pair(
         self,

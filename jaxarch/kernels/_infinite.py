@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._dtypes import at_least_float32, float_dtype
 from .._params import static
@@ -26,6 +26,7 @@ from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
 from ._joint import coarse, is_joint
 from ._layouts import cast, columns, intervals, rows
+from ._mask import check_masks
 from ._nonlinearity import Nonlinearity
 from ._plan import shapes_of
 from ._spatial import spatial_gram
@@ -57,6 +58,8 @@ class Kernel:
         x1: Float[Array, "n1 *example"] | State,
         x2: Float[Array, "n2 *example"] | None = None,
         *,
+        mask1: Bool[Array, "n1 *space"] | None = None,
+        mask2: Bool[Array, "n2 *space"] | None = None,
         ntk: bool = True,
         diagonal: bool = False,
     ) -> Gram:
@@ -73,6 +76,17 @@ class Kernel:
                 positions; or a `State` in which another network ended.
             x2: Other inputs. `None` means `x1`, whose pairs (i, i) are then one example
                 with itself: dropout masks are shared there.
+            mask1: Marks the positions that belong to the examples `x1`, in sequences or
+                images that were padded to one size. Whatever `x1` holds elsewhere does
+                not matter: these positions are zeros for convolutions, as beyond the
+                edge, and absent from averages, sums and attention. `None` marks all.
+                Padding an example at its end then changes nothing, but for four things:
+                a pool with padding `"VALID"` keeps a window over the end of an example
+                (its average is of the positions that are there); `"SAME"` with strides
+                places its windows by the padded size, so pad by multiples of them;
+                `flatten` divides by all positions, as its coordinates are 0 where they
+                are absent; `index` counts all.
+            mask2: The same of `x2`.
             ntk: Whether to compute the NTK too.
             diagonal: Computes only the pairs `x1[i], x2[i]`.
 
@@ -82,17 +96,31 @@ class Kernel:
             `(n1, n2, *space, *space)`. `ntk` is `None` if it was not asked for.
 
         Raises:
-            ValueError: if a shape is wrong.
+            TypeError: if a mask is not of bools.
+            ValueError: if a shape is wrong, or if there are masks but no positions.
+            NotImplementedError: with masks, for padding `"CIRCULAR"` and for
+                `image_resize`.
         """
         if isinstance(x1, State):
+            if mask1 is not None or mask2 is not None:
+                raise ValueError(
+                    "kernel: `mask1` and `mask2` must be left out with a `State`, "
+                    "which has no positions."
+                )
             state = _from_state("kernel", self, x1, x2, diagonal)
             return Gram(nngp=state.nngp, ntk=state.ntk if ntk else None)
         x1, x2, dtype = _inputs("kernel", self.graph, x1, x2, diagonal)
         args = self.graph, self.numbers, x1, x2
+        masks = check_masks("kernel", self.graph, x1, x2, mask1, mask2)
         if is_joint(self.graph):
+            if any(mask is not None for mask in masks):
+                raise NotImplementedError(
+                    "kernel: `mask1` must be None for a network with dependent "
+                    "branches or shared parameters, got a mask."
+                )
             gram = joint_gram(*args, ntk=ntk, diagonal=diagonal)
         elif x1.ndim > 2:
-            gram = spatial_gram(*args, ntk=ntk, diagonal=diagonal)
+            gram = spatial_gram(*args, *masks, ntk=ntk, diagonal=diagonal)
         else:
             gram = (_diagonal if diagonal else _matrix)(*args, ntk=ntk)
         return jax.tree.map(lambda k: k.astype(dtype), gram)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import check_option
+from ._angle import safe_reciprocal
 from ._covariance import Covariance, Marginal, Pair
 from ._graph import Operation, Shape, Symbol, Value, emit
 from ._window import Window, spatial_tuple
@@ -86,6 +87,35 @@ class Linear(Operation):
         # The sum of |M| sqrt(q), which no root of a moment exceeds.
         return Marginal.of(_Absolute(self).spread(h.root, shape) ** 2, mean)
 
+    def masked_marginal(self, numbers, *args, shapes, masks, out) -> Marginal:
+        """As `marginal`; the factor is left in the weights for the pairs."""
+        (mask,), (shape,) = masks, shapes
+        found = self.marginal(numbers, *args, shapes=shapes)
+        if mask is None:
+            return found
+        factor = self.factor(mask, shape)
+        mean = None if found.mean is None else factor * found.mean
+        return found.scaled(factor, mean)._replace(weights=(factor,))
+
+    def factor(self, mask: Array, shape: Shape) -> Array:
+        """What the map is multiplied by where some positions are absent.
+
+        Args:
+            mask: Of the argument, `(*space, ...)`.
+            shape: Of the argument.
+        """
+        raise NotImplementedError
+
+    def masked_apply(self, numbers, params, *args, key, masks) -> Array:
+        """As `apply`, times the factor."""
+        (mask,) = masks
+        y = self.apply(numbers, params, *args, key=key)
+        if mask is None:
+            return y
+        x = args[0]
+        factor = self.factor(mask, Shape(x.shape[:-1], x.shape[-1]))
+        return factor[..., None] * y
+
     def both(self, array: Array, shape: Shape) -> Array:
         """$M k M^T$ of an absolute array `(*space, *space, ...)`."""
         array = self.spread(array, shape, len(shape.space))
@@ -146,6 +176,24 @@ class Pool(Linear):
             )
         return Shape(space, h.features)
 
+    def mask(self, *masks, shapes) -> Array | None:
+        """Any position under a VALID window; see `Window.mask`."""
+        (mask,), (shape,) = masks, shapes
+        if mask is None:
+            return None
+        return self.window.mask(self.name, mask, shape.space, 1)
+
+    def factor(self, mask, shape) -> Array:
+        """A VALID average is over the positions of the example under its window.
+
+        A SAME one counts absent positions as zeros, like those beyond the edge.
+        """
+        out = self.window.mask(self.name, mask, shape.space, 1)
+        if not self.average or self.window.padding == "SAME":
+            return out
+        count = self.window.sum(mask, shape.space)
+        return self.window.taps * safe_reciprocal(count)
+
     def matrices(self, shape: Shape) -> Sequence[np.ndarray]:
         """Bands; an average counts positions outside as zeros."""
         window, found = self.window, []
@@ -181,6 +229,16 @@ class GlobalPool(Linear):
     def __str__(self) -> str:
         return ""
 
+    def mask(self, *masks, shapes) -> None:
+        """No position is left that could be absent."""
+
+    def factor(self, mask, shape) -> Array:
+        """Averages are over positions of the example."""
+        count = mask.sum(tuple(range(len(shape.space))))
+        if not self.average:
+            return jnp.ones_like(count)
+        return math.prod(shape.space) * safe_reciprocal(count)
+
     def matrices(self, shape: Shape) -> Sequence[float]:
         """Every axis is summed away."""
         return [1.0 / n if self.average else 1.0 for n in shape.space]
@@ -215,6 +273,15 @@ class Resize(Linear):
             )
         return Shape(self.space, h.features)
 
+    def mask(self, *masks, shapes) -> Array | None:
+        """Refused: a resized end has no position of its own."""
+        if masks[0] is None:
+            return None
+        raise NotImplementedError(
+            "image_resize: has no kernel with masks; put a `conv` with strides or a "
+            "pool in its place."
+        )
+
     def matrices(self, shape: Shape) -> Sequence[np.ndarray]:
         """What `jax.image.resize` makes of the unit vectors."""
         return [
@@ -245,6 +312,9 @@ class Flatten(Operation):
     def needs(self, full: bool) -> bool:
         """Only pairs of one position."""
         return False
+
+    def mask(self, *masks, shapes) -> None:
+        """Absent positions have become coordinates that are 0."""
 
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """Means over positions."""
@@ -314,6 +384,13 @@ class Index(Operation):
         """It may take every other position."""
         return full
 
+    def mask(self, *masks, shapes) -> Array | None:
+        """Taken; of a single position nothing is left to be absent."""
+        (mask,) = masks
+        if mask is None or not self.shape(*shapes).space:
+            return None
+        return self._take(mask)
+
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """Taken."""
         (h,) = args
@@ -360,6 +437,8 @@ def avg_pool(
         window: Size of the window, an int an axis.
         strides: Steps between windows; `None` means `window`.
         padding: `"VALID"`, `"SAME"` (positions outside count as zeros) or `"CIRCULAR"`.
+            Where positions are absent by a mask, a `"VALID"` average is over those that
+            are there, and for a `"SAME"` one they are outside.
 
     Returns:
         A value with a position a window.

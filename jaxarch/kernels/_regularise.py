@@ -17,6 +17,14 @@ from ._covariance import Covariance, Marginal, Pair, centred_weights, gap, relat
 from ._graph import Number, Operation, Shape, Symbol, Value, emit
 
 
+def _mean(x: Array, axes: tuple[int, ...], mask: Array | None) -> Array:
+    """Over those entries along `axes` where `mask` is 1; 0 where there is none."""
+    if mask is None:
+        return x.mean(axes, keepdims=True)
+    count = mask.sum(axes, keepdims=True)
+    return (mask * x).sum(axes, keepdims=True) * safe_reciprocal(count)
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerNorm(Operation):
     """Rules of `layer_norm`."""
@@ -50,10 +58,17 @@ class LayerNorm(Operation):
 
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$c / (c + \epsilon)$ with the variance $c = q - m^2$."""
+        return self._marginal(numbers, args, shapes, None)
+
+    def masked_marginal(self, numbers, *args, shapes, masks, out) -> Marginal:
+        """The same over the positions of the example."""
+        return self._marginal(numbers, args, shapes, masks[0]).present(out)
+
+    def _marginal(self, numbers, args, shapes, mask: Array | None) -> Marginal:
         (h,), (eps,), (shape,) = args, numbers, shapes
         spatial = self._spatial(shape)
         if h.mean is None:
-            variance = h.q.mean(spatial, keepdims=True) if spatial else h.q
+            variance = _mean(h.q, spatial, mask) if spatial else h.q
             inverse = jnp.broadcast_to(jax.lax.rsqrt(variance + eps), h.q.shape)
             return Marginal.of((h.root * inverse) ** 2)._replace(weights=(inverse,))
         if spatial:
@@ -90,9 +105,14 @@ class LayerNorm(Operation):
 
     def apply(self, numbers, params, *args: Array, key):
         """Subtracts the mean and divides by the standard deviation."""
-        (x,), (eps,) = args, numbers
-        centred = x - x.mean(self.axes, keepdims=True)
-        variance = (centred**2).mean(self.axes, keepdims=True)
+        return self.masked_apply(numbers, params, *args, key=key, masks=(None,))
+
+    def masked_apply(self, numbers, params, *args, key, masks):
+        """The same over the positions of the example."""
+        (x,), (eps,), (mask,) = args, numbers, masks
+        mask = None if mask is None else jnp.broadcast_to(mask[..., None], x.shape)
+        centred = x - _mean(x, self.axes, mask)
+        variance = _mean(centred**2, self.axes, mask)
         return centred * jax.lax.rsqrt(variance + eps)
 
 

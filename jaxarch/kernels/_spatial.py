@@ -30,6 +30,7 @@ from ._covariance import Marginal, Pair, norm
 from ._gram import Gram
 from ._graph import Graph, Shape
 from ._layouts import absolute_side, apart, cast, columns, cut, intervals, rows, zero_of
+from ._mask import masks_of
 from ._plan import Plan, plan
 
 # Entries of an array that stays in a CPU core's cache, or that fill an accelerator.
@@ -38,17 +39,21 @@ _ACCELERATOR_ENTRIES = 1 << 24
 _WIDTH = 32  # second examples in a block, the axis that a CPU's vectors run along
 
 
-def _points(x: Array) -> tuple[Array, Marginal]:
-    """Unit vectors `(channels, *space, n)`, and the moments of the input.
+def _points(x: Array, mask: Array | None) -> tuple[Array, Marginal, Array | None]:
+    """Unit vectors `(channels, *space, n)`, the moments and the mask of the input.
 
     A norm that is never 0 keeps the derivative at a zero input: $k$ is linear there,
-    and the product of norm and unit vector is `x` exactly.
+    and the product of norm and unit vector is `x` exactly. Where `mask` is 0, the
+    moments are.
     """
+    if mask is not None:
+        x = jnp.where(mask[..., None] > 0, x, 0)
+        mask = jnp.moveaxis(mask, 0, -1)
     x = jnp.moveaxis(jnp.moveaxis(x, -1, 0), 1, -1)
     tiny = float(jnp.finfo(x.dtype).tiny) ** 0.4
     size = jnp.sqrt((x**2).sum(0) + tiny**2)
     first = Marginal.of(size**2 / x.shape[0], x.mean(0))
-    return x / size[None], first
+    return x / size[None], first.present(mask), mask
 
 
 def _in_blocks(function, xs: Any, n: int, size: int) -> Any:
@@ -60,15 +65,25 @@ def _in_blocks(function, xs: Any, n: int, size: int) -> Any:
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2)[..., block, inside], out)
 
 
-def _moments(graph, plan: Plan, numbers, unit, first: Marginal) -> tuple[Marginal, ...]:
+def _moments(
+    graph, plan: Plan, numbers, unit, first: Marginal, mask: Array | None
+) -> tuple[Marginal, ...]:
     """Moments of every value, `(..., *space, n)`."""
     if plan.exact:
-        return _own(graph, plan, numbers, unit, first)[0]
-    found = [rows(first)]
-    for node, own in zip(graph.nodes[1:], numbers[1:], strict=True):
-        args = [found[j] for j in node.args]
-        shapes = [plan.shapes[j] for j in node.args]
-        found.append(node.operation.marginal(own, *args, shapes=shapes))
+        return _own(graph, plan, numbers, unit, first, mask)[0]
+    found, masks = [rows(first)], masks_of(graph, plan.shapes, rows(mask))
+    for i, (node, own) in enumerate(zip(graph.nodes, numbers, strict=True)):
+        if not node.args:
+            continue
+        found.append(
+            node.operation.masked_marginal(
+                own,
+                *(found[j] for j in node.args),
+                shapes=[plan.shapes[j] for j in node.args],
+                masks=[masks[j] for j in node.args],
+                out=masks[i],
+            )
+        )
     return jax.tree.map(lambda a: a[..., 0], tuple(found))
 
 
@@ -103,7 +118,7 @@ def _last(plan: Plan, grams) -> list[Array]:
     return [a[..., 0] for a in grams]
 
 
-def _own(graph, plan: Plan, numbers, unit, first: Marginal):
+def _own(graph, plan: Plan, numbers, unit, first: Marginal, mask: Array | None):
     """Each example with itself: moments of every value, and both kernels."""
     n = unit.shape[-1]
 
@@ -114,17 +129,17 @@ def _own(graph, plan: Plan, numbers, unit, first: Marginal):
         grams = _last(plan, _gram(plan, pair, moments[-1], moments[-1]))
         return jax.tree.map(lambda a: a[..., 0], moments), grams
 
-    moments, grams = _in_blocks(block, (unit, first), n, _examples(plan, n))
+    moments, grams = _in_blocks(block, (unit, first, mask), n, _examples(plan, n))
     return moments, [jnp.moveaxis(a, -1, 0) for a in grams]
 
 
-def _between(graph, plan: Plan, numbers, side1, side2):
+def _between(graph, plan: Plan, numbers, side1, side2, *, masked: bool):
     """The pairs (i, i) of two sets."""
     n = side1[0].shape[-1]
 
     def block(xs):
         one, two = (Side(*rows(side)) for side in xs)
-        pair = Block(graph, plan, numbers, one, two, False).run()
+        pair = Block(graph, plan, numbers, one, two, masked=masked).run()
         return _last(plan, _gram(plan, pair, one.marginals[-1], two.marginals[-1]))
 
     grams = _in_blocks(block, (side1, side2), n, _examples(plan, n))
@@ -132,33 +147,37 @@ def _between(graph, plan: Plan, numbers, side1, side2):
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "ntk", "diagonal"))
-def spatial_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) -> Gram:
-    """The kernel of inputs with positions, `(n, *space, channels)`."""
+def spatial_gram(
+    graph: Graph, numbers, x1, x2, mask1, mask2, *, ntk: bool, diagonal: bool
+) -> Gram:
+    """The kernel of inputs `(n, *space, channels)` with masks `(n, *space)` or none."""
     numbers = cast(numbers, x1.dtype)
     made = plan(graph, Shape(x1.shape[1:-1], x1.shape[-1]))
     counts = x1.shape[:1] if diagonal else (len(x1), len(x1 if x2 is None else x2))
     if 0 in counts:
         empty = jnp.zeros((*counts, *made.shapes[-1].space * 2), x1.dtype)
         return Gram(nngp=empty, ntk=empty if ntk else None)
+    masked = mask1 is not None
     if x2 is None:
-        points = _points(x1)
+        points = _points(x1, mask1)
         moments, own = _own(graph, made, numbers, *points)
         if diagonal:
             grams = own
         else:
             side = points[0], moments
-            grams = _matrix(graph, made, numbers, side, side, own)
+            grams = _matrix(graph, made, numbers, side, side, own, masked=masked)
     else:
-        unit, first = _points(jnp.concatenate([x1, x2]))  # one program for both
-        both = unit, _moments(graph, made, numbers, unit, first)
+        mask = jnp.concatenate([mask1, mask2]) if masked else None
+        points = _points(jnp.concatenate([x1, x2]), mask)  # one program for both
+        both = points[0], _moments(graph, made, numbers, *points)
         sides = cut(both, 0, len(x1)), cut(both, len(x1), len(x2))
         compute = _between if diagonal else _matrix
-        grams = compute(graph, made, numbers, *sides)
+        grams = compute(graph, made, numbers, *sides, masked=masked)
     k, t = grams
     return Gram(nngp=k, ntk=t if ntk else None)
 
 
-def _matrix(graph, plan: Plan, numbers, side1, side2, own=None):
+def _matrix(graph, plan: Plan, numbers, side1, side2, own=None, *, masked: bool):
     """All pairs, block by block; of one set, with its `own` pairs, the upper ones."""
     n1, n2 = side1[0].shape[-1], side2[0].shape[-1]
     space = plan.shapes[-1].space * 2
@@ -183,7 +202,7 @@ def _matrix(graph, plan: Plan, numbers, side1, side2, own=None):
     @jax.checkpoint
     def tile(row, column):
         one, two = apart(row, sides, row, column)
-        pair = Block(graph, plan, numbers, one, two, False).run()
+        pair = Block(graph, plan, numbers, one, two, masked=masked).run()
         out = _gram(plan, pair, one.marginals[-1], two.marginals[-1])
         return [a.reshape(height, width, *space) for a in out]
 

@@ -8,6 +8,7 @@ positions of a pair together, so that an operation needs one rule for both layou
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -130,6 +131,35 @@ class Window:
             )  # pyright: ignore
         return array
 
+    def mask(self, where: str, mask: Array, space: Sequence[int], taps: int) -> Array:
+        """Which windows belong to an example, 1 or 0, `(*space, ...)`.
+
+        VALID ones that cover `taps` of its positions, and of SAME ones those whose
+        stride begins at one of them: with all taps, as many as the example has when
+        nothing is absent. A transposed window reaches from its position onwards.
+
+        Args:
+            where: The operation, for the message.
+            mask: Of the positions, 1 or 0, `(*space, ...)`.
+            space: The positions.
+            taps: Positions that a VALID window must cover.
+        """
+        if self.padding == "CIRCULAR":
+            raise NotImplementedError(
+                f"{where}: padding='CIRCULAR' has no kernel with masks; the circle of "
+                "a padded example is not its own."
+            )
+        same = self.padding == "SAME"
+        if self.dilation:
+            for i, stride in enumerate(self.dilation):
+                mask = jnp.repeat(mask, stride, i)
+                if not same:
+                    mask = _reaching(mask, i, max(self.sizes[i] - stride, 0))
+            return mask
+        if same:
+            return mask[tuple(slice(None, None, s) for s in self.strides)]
+        return (self.sum(mask, space) >= taps).astype(mask.dtype)
+
     def fold(
         self,
         step: Callable[[Any, Any, Any, Any], Any],
@@ -161,6 +191,16 @@ class Window:
             ]
             start = step(start, *taken)
         return start
+
+
+def _reaching(mask: Array, axis: int, reach: int) -> Array:
+    """Longer by `reach`: every 1 is followed by that many others."""
+    pads = [(0, 0)] * mask.ndim
+    found = []
+    for k in range(reach + 1):
+        pads[axis] = (k, reach - k)
+        found.append(jnp.pad(mask, pads))
+    return functools.reduce(jnp.maximum, found)
 
 
 def _transposed_pads(size: int, stride: int, padding: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxarch import kernels as ker
 
 
-def empirical_kernels(network, x, *, draws, key, dropout=False, batch=50):
+def empirical_kernels(network, x, *, draws, key, dropout=False, mask=None):
     """Means and standard errors of NNGP (over outputs too) and NTK, `(2, n, n)`."""
     model = ker.finite(network)
     n = len(x)
@@ -21,6 +21,8 @@ def empirical_kernels(network, x, *, draws, key, dropout=False, batch=50):
         def outputs(params):
             if dropout:
                 return jax.vmap(lambda x, key: model.apply(params, x, key=key))(x, keys)
+            if mask is not None:
+                return jax.vmap(lambda x, m: model.apply(params, x, mask=m))(x, mask)
             return jax.vmap(model.apply, (None, 0))(params, x)
 
         f = outputs(params)

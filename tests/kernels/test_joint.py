@@ -455,5 +455,10 @@ def test_refusals():
     for arg in (X, state):
         with pytest.raises(NotImplementedError, match="kernel: a network with depend"):
             kernel.state(arg)
+    masked = ker.infinite(
+        functools.partial(recurrent, ker, function=ker.erf, mean=True)
+    )
+    with pytest.raises(NotImplementedError, match="kernel: `mask1` must be None for"):
+        masked(STEPS, mask1=np.ones((3, 3), bool))
     assert kernel(X[:0]).ntk.shape == (0, 0)
     assert kernel(X[:1]).ntk.shape == (1, 1)
