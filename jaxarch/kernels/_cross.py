@@ -498,7 +498,7 @@ def joint_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) -> G
         counts = (n1,) if diagonal else (n1, n2)
         empty = jnp.zeros((*counts, *space), x1.dtype)
         return Gram(nngp=empty, ntk=empty if ntk else None)
-    unit, first = _points(x1 if x2 is None else jnp.concatenate([x1, x2]))
+    unit, first = _points(x1 if x2 is None else jnp.concatenate([x1, x2]), None)
     entries = _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
     widest = max(math.prod(s.space) ** 2 for s in shapes)
     size = max(1, entries // max(8 * widest, math.prod(x1.shape[1:])))
