@@ -210,6 +210,14 @@ ENTRIES = (
     Entry(
         package="kernels",
         kind="kernel",
+        names=("aggregate",),
+        source="Du et al. 2019, [arXiv:1905.13192](https://arxiv.org/abs/1905.13192)",
+        proof="full matrices in NumPy, 1e-12; Monte Carlo of finite networks",
+        differs="dense pattern or edges; one pattern for all examples",
+    ),
+    Entry(
+        package="kernels",
+        kind="kernel",
         names=("AttentionParams", "attention"),
         source="Hron et al. 2020, [arXiv:2006.10540](https://arxiv.org/abs/2006.10540)",
         proof="full matrices in NumPy, 1e-12; values of neural-tangents 0.6.5, 1e-10; "

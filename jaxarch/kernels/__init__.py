@@ -4,6 +4,7 @@ An architecture is a Python function of one value, made of the operations below;
 `infinite` and `finite` read it.
 """
 
+from ._aggregate import aggregate as aggregate
 from ._attention import AttentionParams as AttentionParams, attention as attention
 from ._big import gram as gram
 from ._closed_forms import (

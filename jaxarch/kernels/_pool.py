@@ -84,8 +84,11 @@ class Linear(Operation):
         """
         (h,), (shape,) = args, shapes
         mean = None if h.mean is None else self.spread(h.mean, shape)
-        # The sum of |M| sqrt(q), which no root of a moment exceeds.
-        return Marginal.of(_Absolute(self).spread(h.root, shape) ** 2, mean)
+        return Marginal.of(self.bound(h.root, shape) ** 2, mean)
+
+    def bound(self, root: Array, shape: Shape) -> Array:
+        r"""$\sum |M| \sqrt q$, which no root of a moment exceeds."""
+        return _Absolute(self).spread(root, shape)
 
     def masked_marginal(self, numbers, *args, shapes, masks, out) -> Marginal:
         """As `marginal`; the factor is left in the weights for the pairs."""

@@ -142,7 +142,44 @@ def attentive(ops, h, mechanism="softmax"):
     return ops.global_avg_pool(ops.relu(h))
 
 
+def myrtle(ops, h):
+    """Myrtle-5 (Shankar et al., arXiv:2003.02237) for images of 8 x 8."""
+    for depth in (2, 1, 1):
+        for _ in range(depth):
+            h = ops.relu(ops.conv(h, 4, (3, 3), w_std=2**0.5))
+        h = ops.avg_pool(h, (2, 2))
+    return ops.dense(ops.flatten(h), 1, w_std=2**0.5)
+
+
+def wide_resnet(ops, h):
+    """A group of two blocks (Zagoruyko and Komodakis, arXiv:1605.07146)."""
+    h = ops.conv(h, 4, (3, 3), **SCALES)
+    for strides in (2, 1):
+        u = ops.conv(ops.relu(h), 4, (3, 3), strides=strides, **SCALES)
+        u = ops.conv(ops.relu(u), 4, (3, 3), **SCALES)
+        h = u + (h if strides == 1 else ops.conv(h, 4, (3, 3), strides=2, **SCALES))
+    return ops.dense(ops.global_avg_pool(h), 1)
+
+
+PATTERN = np.abs(_RNG.normal(size=(6, 6))) * (_RNG.random((6, 6)) < 0.4) + np.eye(6)
+EDGES = (
+    [0, 1, 2, 3, 4, 5, 0, 3, 3, 5, 2],
+    [0, 1, 2, 3, 4, 5, 1, 4, 4, 2, 0],
+    [0.4, 1.1, -0.7, 0.9, 0.3, 1.2, 0.8, -1.3, 0.5, 0.6, 1.0],
+)
+
+
+def graph(ops, h):
+    """Two layers on a dense pattern and on edges, of which some are equal."""
+    h = ops.relu(ops.dense(ops.aggregate(h, PATTERN), 4, **SCALES))
+    h = ops.aggregate(ops.dense(h, 4, **SCALES), EDGES)
+    return ops.relu(h)
+
+
 NETWORKS = {
+    "graph": (graph, SEQUENCES),
+    "Myrtle-5": (myrtle, _RNG.normal(size=(3, 8, 8, 3))),
+    "Wide ResNet": (wide_resnet, _RNG.normal(size=(3, 6, 6, 3))),
     "pooled": (pooled, PLAIN),
     "overlapping": (overlapping, PLAIN),
     "strided": (strided, PLAIN),

@@ -29,7 +29,7 @@ from .spatial_networks import (
     standard,
 )
 
-IN_FULL = ("pooled", "strided", "positions left")  # other paths, and float32
+IN_FULL = ("pooled", "strided", "positions left", "graph")  # other paths, and float32
 
 
 @pytest.mark.parametrize(

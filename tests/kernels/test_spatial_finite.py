@@ -11,9 +11,9 @@ from .spatial_networks import IMAGES
 WIDTH = 64
 
 
-def _wide(operation, *, readout=ker.global_avg_pool):
+def _wide(operation, *, readout=ker.global_avg_pool, window=(2, 2)):
     def network(h):
-        h = ker.relu(ker.conv(h, WIDTH, (2, 2), w_std=1.3, b_std=0.2))
+        h = ker.relu(ker.conv(h, WIDTH, window, w_std=1.3, b_std=0.2))
         h = operation(h)
         return ker.dense(readout(h), WIDTH, w_std=1.1)
 
@@ -44,6 +44,7 @@ def _convolve(function, **options):
     return lambda h: ker.relu(function(h, WIDTH, (2, 3), w_std=1.2, **options))
 
 
+_EDGES = ([0, 1, 2, 2], [1, 0, 0, 2])
 FINITE = {
     "conv": _wide(_convolve(ker.conv, strides=(1, 2), padding="CIRCULAR")),
     "conv_transpose": _wide(_convolve(ker.conv_transpose, strides=2)),
@@ -61,6 +62,11 @@ FINITE = {
         lambda h: ker.layer_norm(ker.conv(h, WIDTH, (1, 1)), axes=(0, 1, 2))
     ),
     "attention": _wide(_attend, readout=ker.flatten),
+    "aggregate": lambda h: _wide(
+        lambda h: ker.relu(ker.aggregate(ker.dense(h, WIDTH), _EDGES)),
+        readout=ker.flatten,
+        window=(2,),
+    )(ker.index(h, slice(None), 0)),
 }
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxarch import kernels as ker
@@ -56,6 +57,31 @@ from .spatial_networks import IMAGES, kernel_of, pooled
             ValueError,
             "global_avg_pool: `h` must have axes of positions, got none",
             lambda h: ker.global_avg_pool(ker.flatten(h)),
+        ),
+        (
+            ValueError,
+            "aggregate: `h` must have one axis of positions, the nodes, got positions",
+            lambda h: ker.aggregate(h, ([0], [1])),
+        ),
+        (
+            ValueError,
+            r"aggregate: `pattern` must be \(4, 4\), a row and a column for each posi",
+            lambda h: ker.aggregate(ker.index(h, slice(None), 0), np.eye(3)),
+        ),
+        (
+            ValueError,
+            "aggregate: `pattern` must join nodes below 4, the positions of `h`, got n",
+            lambda h: ker.aggregate(ker.index(h, slice(None), 0), ([0, 4], [1, 1])),
+        ),
+        (
+            ValueError,
+            r"aggregate: `pattern` must be a square array or a tuple of edges, `\(send",
+            lambda h: ker.aggregate(h, np.ones((2, 3))),
+        ),
+        (
+            ValueError,
+            "aggregate: `receivers` must be numbers of nodes from 0, got int64 with th",
+            lambda h: ker.aggregate(h, ([0, 1], [1, -1])),
         ),
         (
             ValueError,

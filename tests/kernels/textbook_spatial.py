@@ -191,6 +191,15 @@ def global_sum_pool(h):
     return _linear(h, [np.ones((1, math.prod(h.space)))], ())
 
 
+def aggregate(h, pattern):
+    if isinstance(pattern, tuple):
+        senders, receivers, weights = pattern
+        pattern = np.zeros((*h.space, *h.space))
+        for s, r, weight in zip(senders, receivers, weights, strict=True):
+            pattern[r, s] += weight
+    return _linear(h, [np.asarray(pattern)], h.space)
+
+
 def flatten(h):
     size = math.prod(h.space)
     k, t = (np.einsum("ipjp->ij", a)[:, None, :, None] / size for a in (h.k, h.t))
