@@ -166,7 +166,7 @@ ENTRIES = (
         source=_JACOT,
         proof="empirical kernels of eight architectures, 4 standard errors + 5/width",
     ),
-    Entry(package="kernels", kind="record", names=("Gram", "State")),
+    Entry(package="kernels", kind="record", names=("Forecast", "Gram", "State")),
     Entry(
         package="kernels",
         kind="kernel",

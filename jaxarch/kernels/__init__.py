@@ -51,6 +51,7 @@ from ._expansion import (
     tanh as tanh,
 )
 from ._finite import Model as Model, finite as finite
+from ._forecast import Forecast as Forecast
 from ._gp import (
     Posterior as Posterior,
     Predictive as Predictive,

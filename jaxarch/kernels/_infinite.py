@@ -9,6 +9,7 @@ symmetric Gram only on and above the diagonal.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from ._angle import angle
 from ._angular import angular_series, evaluate_series, num_terms
 from ._covariance import Covariance, Marginal, Pair, Rules, norm
 from ._cross import joint_gram
+from ._forecast import Forecast, forecast
 from ._gram import Gram
 from ._graph import Graph, Number, Shape, Symbol, record
 from ._input import Points, attach, versine_matrix, versine_pairs
@@ -124,6 +126,45 @@ class Kernel:
         else:
             gram = (_diagonal if diagonal else _matrix)(*args, ntk=ntk)
         return jax.tree.map(lambda k: k.astype(dtype), gram)
+
+    def plan(
+        self,
+        shape1: Sequence[int],
+        shape2: Sequence[int] | None = None,
+        *,
+        dtype: Any = jnp.float32,
+        ntk: bool = True,
+        diagonal: bool = False,
+    ) -> Forecast:
+        """Predicts memory and operations of calling the kernel, before anything runs.
+
+        The program is traced and compiled for these shapes, which takes the seconds
+        that the first call would take, and no memory for data.
+
+        Args:
+            shape1: Shape of `x1`.
+            shape2: Shape of `x2`, or `None`.
+            dtype: Of both.
+            ntk: As in calling the kernel.
+            diagonal: As in calling the kernel.
+
+        Returns:
+            Bytes, operations, and for each value the pairs of positions that are
+            evaluated; `print` it.
+
+        Examples:
+            >>> from jaxarch import kernels as ker
+            >>> kernel = ker.infinite(lambda h: ker.flatten(ker.conv(h, 8, (3, 3))))
+            >>> kernel.plan((20, 8, 8, 3)).pairs
+            (64, 64, 1)
+        """
+
+        def call(kernel, *xs):
+            return kernel(*xs, ntk=ntk, diagonal=diagonal)
+
+        shapes = [shape1] if shape2 is None else [shape1, shape2]
+        xs = [jax.ShapeDtypeStruct(tuple(shape), dtype) for shape in shapes]
+        return forecast(call, self.graph, self, *xs)
 
     def quadrature_error(
         self,

@@ -254,3 +254,33 @@ def test_export():
     got = loaded.call(x1, x2)
     assert isinstance(got, ker.Gram)
     close(stacked(got), stacked(KERNEL(x1, x2)), 1e-6)
+
+
+def test_plan():
+    """Bytes are those of the compiled program; operations grow with the pairs."""
+    kernel = ker.infinite(lambda h: ker.dense(ker.relu(ker.dense(h, 8)), 1))
+    small, large = kernel.plan((256, 784)), kernel.plan((1024, 784))
+    assert small.result_bytes == 2 * 256**2 * 4
+    assert large.flops > 2 * 1024**2 * 784 / 2  # the products above the diagonal
+    assert 8 < large.flops / small.flops < 20
+    assert kernel.plan((1024, 784), (9, 784), ntk=False).result_bytes == 4 * 1024 * 9
+    # What no machine holds is no hindrance.
+    assert kernel.plan((10**6, 784)).result_bytes == 8 * 10**12
+    assert kernel.plan((10**6, 784), diagonal=True).result_bytes == 8 * 10**6
+
+
+def test_plan_of_positions():
+    def convolve(h):
+        return ker.relu(ker.conv(h, 4, (3, 3)))
+
+    def network(h):
+        h = ker.avg_pool(convolve(h), (2, 2))
+        return ker.dense(ker.flatten(convolve(h)), 1)
+
+    plan = ker.infinite(network).plan((3, 8, 8, 2), dtype=jnp.float32)
+    assert plan.pairs == (64**2, 64**2, 64**2, 16, 16, 16, 1, 1)
+    lines = str(plan).splitlines()
+    assert lines[3].split() == "h3 (4, 4, 4) 16 pairs of positions avg_pool".split()
+    assert lines[-1].startswith("result 72 B, temporary ")
+    flat = ker.infinite(lambda h: ker.dense(ker.flatten(convolve(h)), 1))
+    assert flat.plan((3, 8, 8, 2)).flops < plan.flops / 10
