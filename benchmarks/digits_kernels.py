@@ -5,7 +5,7 @@ splits of which half trains, with the noise variance that the evidence prefers. 
 kernels are paired: all see the same splits. Global average pooling needs the covariance
 of all pairs of pixels, 4096 for a pair of images.
 
-    python benchmarks/digits_kernels.py --output benchmarks/results/digits_kernels_cpu_2_cores.json
+    python benchmarks/digits_kernels.py --output FILE
 """
 
 import functools

@@ -140,6 +140,17 @@ def _convolutional(h):
     return ker.dense(ker.global_avg_pool(h), 1)
 
 
+def _shared(h):
+    u = ker.dense(h, 3, w_std=1.3, b_std=0.2, name="V")
+    v = ker.dense(ker.relu(u), 3, w_std=1.3, b_std=0.2, name="V")
+    return ker.dense(ker.erf(v) * u + ker.relu(v), 1)
+
+
+def _graph(h):
+    h = ker.aggregate(ker.dense(h, 4, b_std=0.2), ([0, 1, 1, 0], [1, 0, 1, 0]))
+    return ker.dense(ker.flatten(ker.relu(h)), 1)
+
+
 _JACOT = (
     "Jacot, Gabriel, Hongler 2018, [arXiv:1806.07572](https://arxiv.org/abs/1806.07572)"
 )
@@ -171,10 +182,12 @@ ENTRIES = (
         package="kernels",
         kind="kernel",
         names=("dense",),
+        make=lambda: (ker.infinite(_shared), (_POINTS, _X)),
         source=f"{_JACOT}; standard parameterisation: Sohl-Dickstein et al. 2020, "
         "[arXiv:2001.07301](https://arxiv.org/abs/2001.07301)",
-        proof="values of neural-tangents 0.6.5, 1e-10, in both parameterisations",
-        differs="a learning rate for each layer",
+        proof="values of neural-tangents 0.6.5, 1e-10, in both parameterisations; "
+        "shared layers: recursions and quadrature in NumPy, 1e-10, Monte Carlo",
+        differs="a learning rate for each layer; layers of one name share weights",
     ),
     Entry(
         package="kernels",
@@ -211,6 +224,7 @@ ENTRIES = (
         package="kernels",
         kind="kernel",
         names=("aggregate",),
+        make=lambda: (ker.infinite(_graph), (_IMAGES[:, 0], _IMAGES[::-1, 1] + 0.5)),
         source="Du et al. 2019, [arXiv:1905.13192](https://arxiv.org/abs/1905.13192)",
         proof="full matrices in NumPy, 1e-12; Monte Carlo of finite networks",
         differs="dense pattern or edges; one pattern for all examples",

@@ -1,6 +1,6 @@
 r"""Sums, products, multiples and concatenations of values.
 
-For branches with disjoint sources, at every coordinate,
+For branches with disjoint sources (`_cross.py` has the others), at every coordinate,
 $\mathbb E(a + b)(a' + b') = k_a + k_b + m_a m_b' + m_b m_a'$ and
 $\mathbb E a b\,a' b' = k_a k_b$. The means matter: without them
 $\mathrm{relu}(u) + \mathrm{relu}(W\,\mathrm{relu}(u))$ is more than half off.
@@ -275,12 +275,21 @@ class Concatenate(Operation):
 
 
 def add(h1: Symbol, h2: Symbol) -> Symbol:
-    """`h1 + h2`: the branches must be independent; their means are accounted for."""
+    r"""`h1 + h2`, $k = k_{11} + k_{12} + k_{21} + k_{22}$, $t$ likewise.
+
+    The branches may depend on each other; of independent ones, $k_{12} = m_1 m_2'$ with
+    their means.
+    """
     return emit(Add(), [h1, h2], [])
 
 
 def multiply(h1: Symbol, h2: Symbol) -> Symbol:
-    """`h1 * h2`, coordinate by coordinate: the branches must be independent."""
+    r"""`h1 * h2`, coordinate by coordinate.
+
+    For independent branches $k = k_1 k_2$ and $t = t_1 k_2 + k_1 t_2$. Dependent ones
+    must be coordinatewise functions of Gaussian values, five together on both sides of
+    a pair at most: their product is integrated, see `Kernel.quadrature_error`.
+    """
     return emit(Multiply(), [h1, h2], [])
 
 

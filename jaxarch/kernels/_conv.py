@@ -270,7 +270,7 @@ def conv(
         parameterization: `"ntk"` or `"standard"`.
         s: Width scales of the input and the output in the standard parameterisation.
         learning_rate: $\eta$, the learning rate of this layer relative to the others.
-        name: Names the parameter.
+        name: Names the parameter; see `dense`.
 
     Returns:
         A Gaussian value with a position a window.
@@ -325,7 +325,7 @@ def conv_transpose(
         parameterization: `"ntk"` or `"standard"`.
         s: Width scales of the input and the output in the standard parameterisation.
         learning_rate: $\eta$, the learning rate of this layer relative to the others.
-        name: Names the parameter.
+        name: Names the parameter; see `dense`.
 
     Returns:
         A Gaussian value.
@@ -378,7 +378,7 @@ def conv_local(
         parameterization: `"ntk"` or `"standard"`.
         s: Width scales of the input and the output in the standard parameterisation.
         learning_rate: $\eta$, the learning rate of this layer relative to the others.
-        name: Names the parameter.
+        name: Names the parameter; see `dense`.
 
     Returns:
         A Gaussian value.

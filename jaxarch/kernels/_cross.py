@@ -156,7 +156,21 @@ class Cross:
             return a.operation == b.operation
         if isinstance(a.operation, Nonlinearity):
             return a.like == b.like and self._plain(i) and self._plain(j)
-        return i == j and isinstance(a.operation, (Scale, LayerNorm, Dropout))
+        if isinstance(a.operation, (Add, Multiply)):
+            return a.operation == b.operation and self._apart(i, j)
+        return i == j and isinstance(
+            a.operation, (Scale, LayerNorm, Dropout, Concatenate)
+        )
+
+    def _apart(self, i: int, j: int) -> bool:
+        """Whether the branches of two sums or products only meet one to one."""
+        values = [[self.nodes[a].value for a in self.nodes[n].args] for n in (i, j)]
+        (a, b), (c, d) = values
+        if any(
+            dependent(v) or mixed_means(v) for v in ((a, b), (a, d), (c, b), (c, d))
+        ):
+            return False
+        return i == j or all(v.gaussian for v in (a, b, c, d))
 
     def _plain(self, i: int) -> bool:
         """Whether `i` is a nonlinearity of one Gaussian."""

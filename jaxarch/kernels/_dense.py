@@ -148,14 +148,14 @@ def dense(
         parameterization: `"ntk"` or `"standard"`.
         s: Width scales of the input and the output in the standard parameterisation.
         learning_rate: $\eta$, the learning rate of this layer relative to the others.
-        name: Names the parameter; two layers of one name share it.
+        name: Names the parameter; layers of one name share it, and must agree in all
+            options, numbers and in the features of their inputs.
 
     Returns:
         A Gaussian value, independent of every other given its input's covariance.
 
     Raises:
-        ValueError: if an option is unknown, or if `name` is used twice in a network
-            that is read at infinite width.
+        ValueError: if an option is unknown, or if layers of one `name` differ.
     """
     check_positive("dense", features=features)
     check_scales("dense", parameterization, s)
