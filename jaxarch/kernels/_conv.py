@@ -125,6 +125,8 @@ class Conv(Weighted):
             zero if standard else None,
         )
 
+        circle = rules.layout.around is not None  # beyond an edge lies another one
+
         def step(sums, root1, root2, taken):
             v, w, t, k = sums
             v_tap, w_tap, t_tap = taken
@@ -132,7 +134,7 @@ class Conv(Weighted):
             gap, weight = (s1 - s2) ** 2 / 2, s1 * s2
             v = v + gap + weight * v_tap
             w = None if w is None else w + gap + weight * w_tap
-            t = t + jnp.where(weight > 0, t_tap, 0)
+            t = t + (jnp.where(weight > 0, t_tap, 0) if circle else t_tap)
             k = None if k is None else k + root1 * root2 * (1 - v_tap)
             return v, w, t, k
 
