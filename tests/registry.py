@@ -141,8 +141,8 @@ def _convolutional(h):
 
 
 def _shared(h):
-    u = ker.dense(h, 3, w_std=1.3, b_std=0.2, name="V")
-    v = ker.dense(ker.relu(u), 3, w_std=1.3, b_std=0.2, name="V")
+    u = ker.dense(h, 3, w_std=0.5, b_std=0.2, name="V")
+    v = ker.dense(ker.relu(u), 3, w_std=0.5, b_std=0.2, name="V")
     return ker.dense(ker.erf(v) * u + ker.relu(v), 1)
 
 

@@ -111,7 +111,7 @@ class Cross:
             one, two = self.sides(i, j)
             mean1, mean2 = one.mean, two.mean
             if mean1 is None or mean2 is None:
-                return self._from(i, j, jnp.zeros(()), 0.0)
+                return self._from(i, j, 0.0, 0.0)
             return self._from(i, j, mean1 * mean2, 0.0)
         if not a.args and not b.args:
             n = self.ndim(0)
@@ -125,7 +125,7 @@ class Cross:
             return self._rule(i, j)
         family1, family2 = (isinstance(n.operation, (Dense, Conv)) for n in (a, b))
         if family1 and family2:
-            return self._from(i, j, jnp.zeros(()), 0.0)
+            return self._from(i, j, 0.0, 0.0)
         linear1, linear2 = self._linear(i), self._linear(j)
         if isinstance(a.operation, Flatten) and isinstance(b.operation, Flatten):
             return self._flattened(i, j)
@@ -135,11 +135,11 @@ class Cross:
             return self._expand(i, j, True)
         return self._product(i, j)
 
-    def _from(self, i: int, j: int, k: Array, t: Array | float) -> Pair:
+    def _from(self, i: int, j: int, k: Array | float, t: Array | float) -> Pair:
         """A pair from its covariance."""
         one, two = self.sides(i, j)
         size = one.root * two.root
-        cosine = k.astype(size.dtype) * one.inverse * two.inverse
+        cosine = k * one.inverse * two.inverse
         cosine = jnp.broadcast_to(cosine, size.shape)
         return Pair(1 - cosine, 1 + cosine, jnp.broadcast_to(t, size.shape))
 
@@ -252,7 +252,7 @@ class Cross:
         ends = self._ends(i)
         if not self.nodes[j].value.mixed:
             sizes = np.diff(ends) / ends[-1]
-            k, t = jnp.zeros(()), jnp.zeros(())
+            k, t = 0.0, 0.0
             for size, part in zip(sizes.tolist(), parts, strict=True):
                 k, t = k + size * part[0], t + size * part[1]
             return self._from(*order, k, t)
@@ -261,7 +261,7 @@ class Cross:
                 "concatenate: a sum of it with another value that has coordinates of "
                 "several laws has no kernel here; put a `dense` on one of them."
             )
-        others, k, t = self._ends(j), jnp.zeros(()), jnp.zeros(())
+        others, k, t = self._ends(j), 0.0, 0.0
         for n, a in enumerate(self.nodes[i].args):
             for m, b in enumerate(self.nodes[j].args):
                 low, high = max(ends[n], others[m]), min(ends[n + 1], others[m + 1])
@@ -285,19 +285,19 @@ class Cross:
 
     def _product(self, i: int, j: int) -> Pair:
         r"""$t = \sum_g t_g \prod_{g' \ne g} k_{g'}$ over independent groups."""
-        k, t = jnp.ones(()), jnp.zeros(())
+        k, t = 1.0, 0.0
         for group in groups(self.nodes, i, j):
             own, tangent = self._group(i, j, group)
             k, t = k * own, t * own + k * tangent
         return self._from(i, j, k, t)
 
-    def _group(self, i: int, j: int, group: Group) -> tuple[Array, Array | float]:
+    def _group(self, i: int, j: int, group: Group) -> tuple[Any, Any]:
         one, two = group.one, group.two
         if len(one) + len(two) == 1:
             side = self.two if two else self.one
             mean = side.marginals[(one or two)[0]].mean
             if mean is None:
-                return jnp.zeros(()), 0.0
+                return 0.0, 0.0
             return self.place(mean, i, j, bool(two)), 0.0
         if len(one) == len(two) == 1 and (one[0], two[0]) != (i, j):
             return self._k(one[0], two[0])
@@ -311,7 +311,8 @@ class Cross:
         h = self.covariance(a, b)
         f, g = self.function(group.one, (a,)), self.function(group.two, (b,))
         dtype = h.v.dtype
-        if self._all(is_homogeneous, group) and len(group.one) == len(group.two) == 1:
+        lone = len(group.one) == len(group.two) == 1
+        if lone and self._all(is_homogeneous, group):
             f, fd = homogeneous(slopes(f, dtype), slopes(g, dtype), h)
         elif (one := self._coefficients(group.one, a, b, False)) and (
             two := self._coefficients(group.two, a, b, True)
@@ -329,8 +330,11 @@ class Cross:
 
     def _all(self, test: Callable, group: Group) -> bool:
         """Whether all operations between the Gaussians and the factors pass."""
-        ends = {*group.gaussians1, *group.gaussians2}
-        waiting = [*group.one, *group.two]
+        sides = (group.one, group.gaussians1), (group.two, group.gaussians2)
+        return all(self._side_passes(test, *side) for side in sides)
+
+    def _side_passes(self, test: Callable, values, ends) -> bool:
+        waiting = list(values)
         while waiting:
             i = waiting.pop()
             if i not in ends:
@@ -373,8 +377,19 @@ class Cross:
 
         table = [[entry(m, n) for n in range(size)] for m in range(size)]
         f, g = self.function(group.one, leaves1), self.function(group.two, leaves2)
-        value, slope = tensor(f, g, table, first, self.graph.coarse)
-        t: Any = jnp.zeros(shape, value.dtype)
+        coarse = self.graph.coarse
+        kinked1, kinked2 = (
+            len(ends) == 1 and not self._side_passes(is_smooth, values, ends)
+            for values, ends in ((group.one, leaves1), (group.two, leaves2))
+        )
+        if kinked2 and not kinked1:  # the split axis is that of the first
+            order = [*range(first, size), *range(first)]
+            table = [[table[m][n] for n in order] for m in order]
+            value, slope = tensor(g, f, table, size - first, coarse, True)
+            slope = zip(*slope, strict=True)
+        else:
+            value, slope = tensor(f, g, table, first, coarse, kinked1)
+        t: Any = jnp.zeros_like(value)
         for row, others in zip(slope, tangents, strict=True):
             for d, tangent in zip(row, others, strict=True):
                 t = t + d * tangent
@@ -471,8 +486,8 @@ class Own(Cross):
             for a in below
         ]
         coarse = self.graph.coarse
-        mean = tensor(lambda: jnp.ones(()), f, table, 0, coarse)[0]
-        q = tensor(lambda: jnp.ones(()), lambda *u: f(*u) ** 2, table, 0, coarse)[0]
+        mean = tensor(lambda: 1.0, f, table, 0, coarse)[0]
+        q = tensor(lambda: 1.0, lambda *u: f(*u) ** 2, table, 0, coarse)[0]
         return Marginal.of(q, mean)
 
 

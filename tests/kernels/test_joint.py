@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from jaxarch import kernels as ker
 
@@ -295,6 +296,52 @@ def test_four_dependent_gaussians():
         error = ker.infinite(network).quadrature_error(x)
     assert np.abs(grams(network, x)[0] - want[0]).max() < np.asarray(error.nngp).max()
     assert np.asarray(error.nngp).max() < 1e-3
+
+
+def test_a_kink_on_a_side_of_one_gaussian():
+    """The mean of erf(v) u relu(v') by an integral over v' first."""
+
+    def network(h):
+        u = layer(h, name="V")
+        v = layer(ker.dense(u, 3), name="V")
+        return ker.dense(ker.erf(v) * u + ker.relu(v), 1)
+
+    x = 0.4 * X[:3, :3]
+    k, inputs = linear(x), x @ x.T / 3
+    k_v = 1.69 * (1.69 * inputs + 0.04) + 0.04
+    got = np.zeros_like(k)
+    z, weight = np.polynomial.legendre.leggauss(60)
+    z, weight = 5 * (z + 1), 5 * weight * np.exp(-((5 * (z + 1)) ** 2) / 2)
+    weight = weight / np.sqrt(2 * np.pi)
+
+    def half(i, j):
+        """E erf(v_i) u_i relu(v_j): given v_j > 0, (u_i, v_i) are Gaussian."""
+        cov = np.array([[k[i, i], 0.04], [0.04, k_v[i, i]]])
+        cross = np.array([0.04, k_v[i, j]])
+        rest = cov - np.outer(cross, cross) / k_v[j, j]
+        mean = np.outer(cross, z) / np.sqrt(k_v[j, j])
+        total = np.zeros_like(z)
+        for n in range(len(z)):
+            total[n] = gauss_hermite(
+                lambda u, v, n=n: special.erf(v + mean[1, n]) * (u + mean[0, n]),
+                rest,
+                60,
+            )
+        return (np.sqrt(k_v[j, j]) * z * total) @ weight
+
+    for i, j in np.ndindex(k.shape):
+        table = np.zeros((4, 4))
+        table[:2, :2] = [[k[i, i], 0.04], [0.04, k_v[i, i]]]
+        table[2:, 2:] = [[k[j, j], 0.04], [0.04, k_v[j, j]]]
+        table[:2, 2:] = [[k[i, j], 0.04], [0.04, k_v[i, j]]]
+        table[2:, :2] = table[:2, 2:].T
+        both = gauss_hermite(
+            lambda u, v, a, b: special.erf(v) * u * special.erf(b) * a, table, 24
+        )
+        rho = min(k_v[i, j] / np.sqrt(k_v[i, i] * k_v[j, j]), 1.0)
+        relu = dual(lambda x: np.maximum(x, 0), k_v[i, i], k_v[j, j], rho, kinked=True)
+        got[i, j] = both + relu + half(i, j) + half(j, i)
+    close(grams(network, x)[0], got, 1e-6)
 
 
 def test_gradients():
