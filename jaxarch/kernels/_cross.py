@@ -9,7 +9,6 @@ the fast one.
 """
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from ._combine import Add, Concatenate, Multiply, Scale, mixed_means
 from ._composite import (
     Composite,
     dependent,
-    gaussians,
     is_homogeneous,
     is_smooth,
 )
@@ -33,15 +31,12 @@ from ._covariance import Covariance, Marginal, Pair, Rules
 from ._dense import Dense
 from ._expansion import Expansion, series
 from ._expectation import homogeneous, sectors, slopes, tensor
-from ._gram import Gram
 from ._graph import Graph, Shape
-from ._joint import Group, groups, inner_pairs
-from ._layouts import cast, diagonal_of, same_position
+from ._joint import Group, groups
+from ._layouts import diagonal_of, same_position
 from ._nonlinearity import Nonlinearity
-from ._plan import shapes_of
 from ._pool import Flatten, Index, Linear
 from ._regularise import Dropout, LayerNorm
-from ._spatial import _ACCELERATOR_ENTRIES, _ENTRIES, _in_blocks, _points
 from ._window import Layout
 
 
@@ -123,9 +118,6 @@ class Cross:
             return Pair(v, w, jnp.zeros_like(v))
         if self._twins(i, j):
             return self._rule(i, j)
-        family1, family2 = (isinstance(n.operation, (Dense, Conv)) for n in (a, b))
-        if family1 and family2:
-            return self._from(i, j, 0.0, 0.0)
         linear1, linear2 = self._linear(i), self._linear(j)
         if isinstance(a.operation, Flatten) and isinstance(b.operation, Flatten):
             return self._flattened(i, j)
@@ -155,7 +147,8 @@ class Cross:
         if isinstance(a.operation, (Dense, Conv)):
             return a.operation == b.operation
         if isinstance(a.operation, Nonlinearity):
-            return a.like == b.like and self._plain(i) and self._plain(j)
+            alike = a.operation == b.operation and a.like == b.like
+            return alike and self._plain(i) and self._plain(j)
         if isinstance(a.operation, (Add, Multiply)):
             return a.operation == b.operation and self._apart(i, j)
         return i == j and isinstance(
@@ -185,7 +178,8 @@ class Cross:
         if self.same and i == j:
             same = same_position(self.shapes[i].space)
         layout = Layout(len(shapes[0].space), absolute=bool(shapes[0].space))
-        return self.nodes[i].operation.pair(
+        operation = self.nodes[i].operation
+        pair = operation.pair(
             self.numbers[i],
             *covariances,
             out1=out1,
@@ -193,6 +187,11 @@ class Cross:
             shapes=shapes,
             rules=Rules(same, lambda value, factor: value, layout),
         )
+        if isinstance(operation, Conv) and operation.kind == "conv_local":
+            there = same_position(self.shapes[i].space)  # elsewhere other weights
+            w = None if pair.w is None else jnp.where(there, pair.w, 1)
+            return Pair(jnp.where(there, pair.v, 1), w, jnp.where(there, pair.t, 0))
+        return pair
 
     # --- what is linear --------------------------------------------------------
 
@@ -431,145 +430,3 @@ def inner(side: Side, a: int, b: int) -> Array:
         return side.marginals[a].q
     key = (min(a, b), max(a, b))
     return side.inner.get(key, jnp.zeros_like(side.marginals[a].q))
-
-
-class Own(Cross):
-    """Each example with itself; finds the moments of every value on the way."""
-
-    def __init__(self, graph: Graph, numbers, shapes, unit: Array, first: Marginal):
-        side = Side(unit, [None] * len(graph.nodes), {})
-        super().__init__(graph, numbers, shapes, side, side)
-        side.marginals[0] = first
-        wanted = inner_pairs(graph)
-        for i in range(1, len(graph.nodes)):
-            side.marginals[i] = self._moment(i)
-            for a, b in wanted:
-                if b == i:
-                    side.inner[a, b] = self._at_one_position(a, b)
-
-    def _at_one_position(self, a: int, b: int) -> Array:
-        return diagonal_of(self._k(a, b)[0], self.ndim(a))[..., 0]
-
-    def _moment(self, i: int) -> Marginal:
-        node, side = self.nodes[i], self.one
-        args = [side.marginals[a] for a in node.args]
-        shapes = [self.shapes[a] for a in node.args]
-        below = gaussians(self.nodes, i)
-        product = isinstance(node.operation, (Multiply, Nonlinearity))
-        if product and below is not None and not self._independent(i):
-            return self._function_moment(i, below)
-        if isinstance(node.operation, Add) and not self._independent(i):
-            a, b = node.args
-            q = args[0].q + args[1].q + 2 * self._at_one_position(a, b)
-            means = [m.mean for m in args if m.mean is not None]
-            return Marginal.of(jnp.maximum(q, 0), sum(means) if means else None)  # pyright: ignore
-        marginal = node.operation.marginal(self.numbers[i], *args, shapes=shapes)
-        if isinstance(node.operation, Linear):
-            k = node.operation.both(self._k(node.args[0], node.args[0])[0], shapes[0])
-            q = diagonal_of(k, self.ndim(i))[..., 0] if self.ndim(i) else k
-            return Marginal.of(jnp.maximum(q, 0), marginal.mean)
-        return marginal
-
-    def _independent(self, i: int) -> bool:
-        """Whether the operation's own rule for moments holds."""
-        node = self.nodes[i]
-        values = [self.nodes[a].value for a in node.args]
-        if isinstance(node.operation, Nonlinearity):
-            return self._plain(i)
-        return not dependent(values) and not mixed_means(values)
-
-    def _function_moment(self, i: int, below: tuple[int, ...]) -> Marginal:
-        f = function(self.graph, self.numbers, (i,), below)
-        shape = self.one.marginals[below[0]].q.shape
-        table = [
-            [jnp.broadcast_to(inner(self.one, a, b), shape) for b in below]
-            for a in below
-        ]
-        coarse = self.graph.coarse
-        mean = tensor(lambda: 1.0, f, table, 0, coarse)[0]
-        q = tensor(lambda: 1.0, lambda *u: f(*u) ** 2, table, 0, coarse)[0]
-        return Marginal.of(q, mean)
-
-
-# --- from data -----------------------------------------------------------------
-
-
-def _output(cross: Cross) -> tuple[Array, Array]:
-    """Both kernels of the output, `(*space, *space, n)`."""
-    last = len(cross.nodes) - 1
-    return cross._k(last, last)
-
-
-def _check_shared(graph: Graph, shapes: Sequence[Shape]) -> None:
-    """Raises `ValueError` if one parameter would need two shapes."""
-    seen: dict[str, int | None] = {}
-    for node in graph.nodes:
-        if (name := node.operation.parameter) is None:
-            continue
-        features = shapes[node.args[0]].features
-        if seen.setdefault(name, features) != features:
-            raise ValueError(
-                f"{node.operation.name}: operations that share the parameter {name!r} "
-                f"must have inputs of one number of features, got {seen[name]} and "
-                f"{features}."
-            )
-
-
-@functools.partial(jax.jit, static_argnames=("graph", "ntk", "diagonal"))
-def joint_gram(graph: Graph, numbers, x1, x2, *, ntk: bool, diagonal: bool) -> Gram:
-    """The kernel of inputs `(n, *space, channels)`, pair by pair in blocks."""
-    numbers = cast(numbers, x1.dtype)
-    shapes = shapes_of(graph, Shape(x1.shape[1:-1], x1.shape[-1]))
-    _check_shared(graph, shapes)
-    n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    space = shapes[-1].space * 2
-    if 0 in (n1, n2):
-        counts = (n1,) if diagonal else (n1, n2)
-        empty = jnp.zeros((*counts, *space), x1.dtype)
-        return Gram(nngp=empty, ntk=empty if ntk else None)
-    x = x1 if x2 is None else jnp.concatenate([x1, x2])
-    unit, first, _ = _points(x, None)
-    entries = _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
-    widest = max(math.prod(s.space) ** 2 for s in shapes)
-    size = max(1, entries // max(8 * widest, math.prod(x1.shape[1:])))
-
-    def own(xs):
-        cross = Own(graph, numbers, shapes, *xs)
-        return (tuple(cross.one.marginals), cross.one.inner), _output(cross)
-
-    (marginals, inside), grams = _in_blocks(own, (unit, first), unit.shape[-1], size)
-    sides = unit, marginals, inside
-
-    @jax.checkpoint
-    def between(pairs):
-        one, two = (Side(*jax.tree.map(lambda a, i=i: a[..., i], sides)) for i in pairs)
-        return _output(Cross(graph, numbers, shapes, one, two))
-
-    if diagonal:
-        if x2 is not None:
-            pairs = jnp.arange(n1), n1 + jnp.arange(n1)
-            grams = _in_blocks(between, pairs, n1, size)
-        k, t = (jnp.moveaxis(a, -1, 0) for a in grams)
-        return Gram(nngp=k, ntk=t if ntk else None)
-    if x2 is None:
-        i, j = np.triu_indices(n1, 1)
-    else:
-        i, j = (a.ravel() for a in np.indices((n1, n2)))
-    shape = (n1, n2, *space)
-    if len(i):
-        pairs = jnp.asarray(i), jnp.asarray(j + (0 if x2 is None else n1))
-        upper = _in_blocks(between, pairs, len(i), size)
-        upper = [jnp.moveaxis(a, -1, 0) for a in upper]
-    else:
-        upper = [jnp.zeros((0, *space), x1.dtype)] * 2
-    found = []
-    half = len(space) // 2
-    swapped = (0, *range(1 + half, 1 + 2 * half), *range(1, 1 + half))
-    for above, diagonal_part in zip(upper, grams, strict=True):
-        k = jnp.zeros(shape, x1.dtype).at[i, j].set(above)
-        if x2 is None:
-            k = k.at[j, i].set(above.transpose(swapped))
-            index = np.arange(n1)
-            k = k.at[index, index].set(jnp.moveaxis(diagonal_part, -1, 0))
-        found.append(k)
-    return Gram(nngp=found[0], ntk=found[1] if ntk else None)

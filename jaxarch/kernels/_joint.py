@@ -1,6 +1,6 @@
 r"""What values share: which can be read together, and in which expectations.
 
-The fast evaluations (`_infinite.py`, `_spatial.py`) follow one covariance a value,
+The fast evaluations (`_vector.py`, `_spatial.py`) follow one covariance a value,
 which is enough while branches are independent. A value whose branches share Gaussians,
 or parameters by `name=`, needs the covariances *between* values too (`_cross.py`): sums
 are bilinear, $\mathbb E(a + b)c' = \mathbb E ac' + \mathbb E bc'$; two uses of one

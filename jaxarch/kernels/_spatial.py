@@ -39,7 +39,7 @@ _ACCELERATOR_ENTRIES = 1 << 24
 _WIDTH = 32  # second examples in a block, the axis that a CPU's vectors run along
 
 
-def _points(x: Array, mask: Array | None) -> tuple[Array, Marginal, Array | None]:
+def points(x: Array, mask: Array | None) -> tuple[Array, Marginal, Array | None]:
     """Unit vectors `(channels, *space, n)`, the moments and the mask of the input.
 
     A norm that is never 0 keeps the derivative at a zero input: $k$ is linear there,
@@ -56,7 +56,7 @@ def _points(x: Array, mask: Array | None) -> tuple[Array, Marginal, Array | None
     return x / size[None], first.present(mask), mask
 
 
-def _in_blocks(function, xs: Any, n: int, size: int) -> Any:
+def in_blocks(function, xs: Any, n: int, size: int) -> Any:
     """Maps blocks of the last axis; the results have it last too."""
     starts, size = intervals(n, size)
     out = jax.lax.map(lambda start: function(cut(xs, start, size)), jnp.asarray(starts))
@@ -87,16 +87,20 @@ def _moments(
     return jax.tree.map(lambda a: a[..., 0], tuple(found))
 
 
+def block_entries() -> int:
+    """Entries of an array that a block should have."""
+    return _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
+
+
 def _examples(plan: Plan, n: int) -> int:
     """Examples in a block, so that one array of it stays in cache."""
-    entries = _ENTRIES.get(jax.default_backend(), _ACCELERATOR_ENTRIES)
     size = 1
     for shape, full, kept in zip(plan.shapes, plan.full, plan.kept, strict=True):
         positions = math.prod(shape.space)
         size = max(size, positions * shape.space[-1] if full else positions)
         if kept:  # in absolute arrays, which may leave the cache
             size = max(size, positions**2 // 16)
-    return max(1, min(n, round(entries / size)))
+    return max(1, min(n, round(block_entries() / size)))
 
 
 def _gram(plan: Plan, pair: Pair, one: Marginal, two: Marginal) -> tuple[Array, Array]:
@@ -129,7 +133,7 @@ def _own(graph, plan: Plan, numbers, unit, first: Marginal, mask: Array | None):
         grams = _last(plan, _gram(plan, pair, moments[-1], moments[-1]))
         return jax.tree.map(lambda a: a[..., 0], moments), grams
 
-    moments, grams = _in_blocks(block, (unit, first, mask), n, _examples(plan, n))
+    moments, grams = in_blocks(block, (unit, first, mask), n, _examples(plan, n))
     return moments, [jnp.moveaxis(a, -1, 0) for a in grams]
 
 
@@ -142,7 +146,7 @@ def _between(graph, plan: Plan, numbers, side1, side2, *, masked: bool):
         pair = Block(graph, plan, numbers, one, two, masked=masked).run()
         return _last(plan, _gram(plan, pair, one.marginals[-1], two.marginals[-1]))
 
-    grams = _in_blocks(block, (side1, side2), n, _examples(plan, n))
+    grams = in_blocks(block, (side1, side2), n, _examples(plan, n))
     return [jnp.moveaxis(a, -1, 0) for a in grams]
 
 
@@ -159,17 +163,17 @@ def spatial_gram(
         return Gram(nngp=empty, ntk=empty if ntk else None)
     masked = mask1 is not None
     if x2 is None:
-        points = _points(x1, mask1)
-        moments, own = _own(graph, made, numbers, *points)
+        laid = points(x1, mask1)
+        moments, own = _own(graph, made, numbers, *laid)
         if diagonal:
             grams = own
         else:
-            side = points[0], moments
+            side = laid[0], moments
             grams = _matrix(graph, made, numbers, side, side, own, masked=masked)
     else:
         mask = jnp.concatenate([mask1, mask2]) if masked else None
-        points = _points(jnp.concatenate([x1, x2]), mask)  # one program for both
-        both = points[0], _moments(graph, made, numbers, *points)
+        laid = points(jnp.concatenate([x1, x2]), mask)  # one program for both
+        both = laid[0], _moments(graph, made, numbers, *laid)
         sides = cut(both, 0, len(x1)), cut(both, len(x1), len(x2))
         compute = _between if diagonal else _matrix
         grams = compute(graph, made, numbers, *sides, masked=masked)

@@ -10,9 +10,11 @@ import pytest
 from scipy import special
 
 from jaxarch import kernels as ker
+from jaxarch.kernels._joint_gram import joint_gram
 
 from .monte_carlo import assert_monte_carlo
 from .quadrature import dual
+from .spatial_networks import NETWORKS, kernel_of, reference, stacked
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 5))
@@ -187,6 +189,21 @@ def test_diagonal():
     close(grams(network, x, diagonal=True), full[:, range(4), range(4)], 1e-14)
     pairs = grams(network, x[:2], x[2:], diagonal=True)
     close(pairs, full[:, [0, 1], [2, 3]], 1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["overlapping", "local", "regularised", "taken"])
+def test_the_general_way_on_independent_branches(name):
+    """Against full matrices, where the fast evaluation is right too."""
+    network, x = NETWORKS[name]
+    kernel, want = kernel_of(network), reference(network, x)
+    with jax.enable_x64(True):
+        x = jnp.asarray(x)
+        own = kernel.graph, kernel.numbers
+        gram = joint_gram(*own, x, None, ntk=True, diagonal=False)
+        cross = joint_gram(*own, x[:2], x[2:], ntk=True, diagonal=False)
+    close(stacked(gram), want, 1e-7)
+    close(stacked(cross), want[:, :2, 2:], 1e-7)
 
 
 # --- several Gaussians -------------------------------------------------------

@@ -67,7 +67,7 @@ def test_paths_agree():
 @pytest.mark.parametrize(("n1", "n2"), [(7, None), (8, None), (7, 11), (1, 6), (6, 1)])
 def test_tiles_of_any_size(monkeypatch, n1, n2):
     """9 pairs in a tile: edges that do not divide, tiles on and off the diagonal."""
-    monkeypatch.setattr("jaxarch.kernels._infinite._TILE", {"cpu": 9})
+    monkeypatch.setattr("jaxarch.kernels._vector._TILE", {"cpu": 9})
     x = np.random.default_rng(2).normal(size=(n1 + (n2 or 0), 5))
     x1, x2 = x[:n1], None if n2 is None else x[n1:]
     both = by_textbook(x)
