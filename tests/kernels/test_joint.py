@@ -12,15 +12,19 @@ from scipy import special
 from jaxarch import kernels as ker
 from jaxarch.kernels._joint_gram import joint_gram
 
-from .monte_carlo import assert_monte_carlo
+from .joint_networks import (
+    RNG,
+    STEPS,
+    WIDTH,
+    X,
+    layer,
+    recurrent,
+    shared_gate,
+    sigmoid,
+    twice,
+)
 from .quadrature import dual
 from .spatial_networks import NETWORKS, kernel_of, reference, stacked
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(4, 5))
-X[3] = X[0]
-STEPS = RNG.normal(size=(3, 3, 3))  # sequences
-WIDTH = 64
 
 
 def close(got, want, tolerance):
@@ -34,20 +38,7 @@ def grams(network, *args, **options):
     return np.stack([gram.nngp, gram.ntk])
 
 
-def layer(h, **options):
-    return ker.dense(h, WIDTH, w_std=1.3, b_std=0.2, **options)
-
-
-def sigmoid(h):
-    return ker.elementwise(h, jax.nn.sigmoid)
-
-
 # --- functions of one Gaussian, written out ----------------------------------
-
-
-def twice(h):
-    u = ker.relu(h) + 0.5 * h
-    return ker.relu(u) + ker.absolute(u)
 
 
 def softplus(x):
@@ -111,21 +102,6 @@ def test_written_out_is_one_operation():
 
 
 # --- shared parameters -------------------------------------------------------
-
-
-def recurrent(ops, h, function, *, mean):
-    """Three steps of h = f(W h + U x + b), the last or the sum of all states."""
-
-    def take(t):
-        x = ops.index(h, t)
-        return ops.dense(x, WIDTH, w_std=1.2, b_std=0.3, name="U")
-
-    state = take(0)
-    total = function(state)
-    for t in range(1, 3):
-        state = ops.dense(function(state), WIDTH, w_std=1.4, name="W") + take(t)
-        total = total + function(state)
-    return ops.dense(total if mean else function(state), 1, w_std=0.8)
 
 
 def recurrence(f, derivative, x, *, kinked, mean):
@@ -249,14 +225,6 @@ def test_gated_linear_unit():
     nngp = k * g
     ntk = nngp + k * g + k * gd * k
     close(grams(network, X), [nngp, ntk], 1e-9)
-
-
-def shared_gate(h, features):
-    """Products and sums of two Gaussians that share the matrix V."""
-    u = layer(h, name="V")
-    v = ker.dense(h, features)
-    w = layer(v, name="V")
-    return ker.dense(ker.tanh(u) * sigmoid(w) + u * w, 1)
 
 
 def shared_gate_reference(x):
@@ -386,143 +354,3 @@ def test_gradients():
             assert abs(got[0].ravel()[i] - want) < 2e-5 * abs(got[0]).max(), i
         up, down = (value(x[:, :2], w_std + s * step) for s in (1, -1))
         np.testing.assert_allclose(got[1], (up - down) / (2 * step), rtol=1e-7)
-
-
-# --- finite networks ---------------------------------------------------------
-
-
-def gru_like(h):
-    z, n = layer(h), layer(h)
-    state = ker.tanh(layer(h))
-    return ker.dense(sigmoid(z) * state + ker.tanh(n) * sigmoid(-z), WIDTH)
-
-
-def overlapping(h):
-    u = layer(h)
-    a, b = ker.relu(u) + ker.tanh(u), ker.gelu(u)
-    narrow = ker.dense(h, WIDTH // 2)
-    one = ker.concatenate([a, b])
-    other = ker.concatenate([narrow, ker.erf(narrow), a])
-    return ker.dense(one + other, WIDTH)
-
-
-def pooled(h):
-    u = ker.conv(h, WIDTH, (2,), w_std=1.2, b_std=0.1, name="C")
-    v = ker.conv(ker.relu(ker.conv(h, 3, (1,))), WIDTH, (2,), w_std=1.2, b_std=0.1)
-    w = ker.conv(ker.relu(u) + u * ker.erf(v), WIDTH, (2,), b_std=0.1, padding="VALID")
-    h = ker.avg_pool(w + ker.conv(u, WIDTH, (2,), padding="VALID"), (2,))
-    flat = ker.dense(ker.flatten(w) + ker.flatten(ker.erf(w)), WIDTH)
-    return flat + ker.dense(ker.global_avg_pool(h), WIDTH)
-
-
-def normalised(h):
-    u = layer(h)
-    r = ker.relu(u)
-    return ker.dense(ker.layer_norm(r) + 0.5 * ker.dropout(r, rate=0.5) - u, WIDTH)
-
-
-FINITE = {
-    "written out": (lambda h: ker.dense(twice(layer(h)) + layer(h), WIDTH), X),
-    "recurrent": (
-        lambda h: ker.dense(recurrent(ker, h, ker.relu, mean=True), WIDTH),
-        STEPS,
-    ),
-    "gated linear unit": (
-        lambda h: ker.dense(layer(h) * sigmoid(layer(h)), WIDTH),
-        X,
-    ),
-    "shared gate": (lambda h: ker.dense(shared_gate(h, 5), WIDTH), X),
-    "gates that add up to one": (gru_like, X),
-    "concatenations that overlap": (overlapping, X),
-    "positions": (pooled, STEPS),
-    "function of two": (
-        lambda h: ker.dense(ker.relu(ker.tanh(layer(h)) + layer(h)), WIDTH),
-        X,
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FINITE)
-def test_monte_carlo(name, key):
-    network, x = FINITE[name]
-    x = jnp.asarray(x, jnp.float32)
-    gram = ker.infinite(network)(x)
-    kernels = (gram.nngp, gram.ntk)
-    assert_monte_carlo(network, x, kernels, width=WIDTH, draws=300, key=key)
-
-
-@pytest.mark.slow
-def test_monte_carlo_of_dropout(key):
-    x = jnp.asarray(X[:3], jnp.float32)
-    gram = ker.infinite(normalised)(x)
-    kernels = (gram.nngp, gram.ntk)
-    assert_monte_carlo(
-        normalised, x, kernels, width=WIDTH, draws=500, key=key, dropout=True
-    )
-
-
-# --- what is refused ---------------------------------------------------------
-
-
-def test_refusals():
-    def hidden(h, name=None):
-        return ker.dense(h, 8, name=name)
-
-    def refuse(network, match, error=ValueError, x=X):
-        with pytest.raises(error, match=match):
-            ker.infinite(network)(x)
-
-    refuse(
-        lambda h: hidden(h, "W") + ker.dense(hidden(h), 8, w_std=2.0, name="W"),
-        "dense: operations that share the parameter 'W' must have the same options and",
-    )
-    refuse(
-        lambda h: hidden(ker.relu(hidden(h, "W")), "W"),
-        "dense: operations that share the parameter 'W' must have inputs of one number",
-    )
-
-    def dropped(h):
-        u = hidden(h, "first")
-        return ker.dropout(u, rate=0.5) * u
-
-    refuse(dropped, "multiply: branches that both depend on first must be coordinate")
-
-    def many(h):
-        a, b, c = hidden(h), hidden(h), hidden(h)
-        return ker.tanh(a * b + c)
-
-    refuse(many, "tanh: its kernel is an expectation over 6 dep", NotImplementedError)
-
-    def attentive(h):
-        return ker.attention(hidden(h, "W") + hidden(ker.relu(hidden(h)), "W"), 8)
-
-    refuse(
-        attentive, "attention: a network with dependent branches", NotImplementedError
-    )
-
-    def joined_first(h):
-        u = ker.conv(h, 8, (1,))
-        joined, flat = ker.concatenate([ker.flatten(u)]), ker.flatten(u)
-        return joined + flat
-
-    def flat_first(h):
-        u = ker.conv(h, 8, (1,))
-        flat, joined = ker.flatten(u), ker.concatenate([ker.flatten(u)])
-        return joined + flat
-
-    unknown = "a sum of it with another value that has coordinates of several laws"
-    refuse(joined_first, f"flatten: {unknown}", NotImplementedError, STEPS)
-    refuse(flat_first, f"concatenate: {unknown}", NotImplementedError, STEPS)
-    kernel = ker.infinite(lambda h: hidden(h, "W") + ker.relu(hidden(h, "W")))
-    state = ker.infinite(lambda h: hidden(h)).state(X)
-    for arg in (X, state):
-        with pytest.raises(NotImplementedError, match="kernel: a network with depend"):
-            kernel.state(arg)
-    masked = ker.infinite(
-        functools.partial(recurrent, ker, function=ker.erf, mean=True)
-    )
-    with pytest.raises(NotImplementedError, match="kernel: `mask1` must be None for"):
-        masked(STEPS, mask1=np.ones((3, 3), bool))
-    assert kernel(X[:0]).ntk.shape == (0, 0)
-    assert kernel(X[:1]).ntk.shape == (1, 1)
