@@ -55,6 +55,8 @@ def _describe(value: Any) -> str:
         return repr(value)
     if isinstance(value, float):
         return value.hex()
+    if isinstance(value, bytes):
+        return f"bytes {value.hex()}"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_describe, value))})"
     if isinstance(value, frozenset):

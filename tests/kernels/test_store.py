@@ -327,6 +327,27 @@ def test_an_unnamed_function_has_no_digest(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_digests_of_composed_functions_and_of_patterns():
+    def digest(function):
+        def read(h):
+            u = ker.dense(h, 3, name="u")
+            return ker.dense(ker.flatten(function(u)), 1, name="v")
+
+        return ker._digest.digest_graph(ker.infinite(read).graph)
+
+    written = [
+        lambda u: ker.relu(u) + u,
+        lambda u: ker.absolute(u) + u,
+        lambda u: ker.aggregate(u, ([0, 1], [1, 0])),
+        lambda u: ker.aggregate(u, ([0, 1], [1, 1])),
+        lambda u: ker.aggregate(u, np.eye(2)),
+    ]
+    assert len({digest(function) for function in written}) == len(written)
+    assert digest(written[2]) == digest(written[2])
+    with pytest.raises(ValueError, match="must have a name, got `elementwise` of cube"):
+        digest(lambda u: u * ker.elementwise(u, cube))
+
+
 def test_bad_arguments(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`digest` must be given .* None for affine"):
         gram(affine, X, store=tmp_path)
@@ -354,7 +375,8 @@ def test_there_is_no_such_matrix(tmp_path):
 
 def test_what_a_graph_may_hold_is_described():
     describe = ker._digest._describe
-    values = [None, True, 1, 1.0, "1", (1, 2), ((1,), 2), frozenset("ab"), np.ones(2)]
+    values = [None, True, 1, 1.0, "1", b"1", (1, 2), ((1,), 2), frozenset("ab")]
+    values.append(np.ones(2))
     texts = [describe(value) for value in values]
     assert len(set(texts)) == len(values)
     assert describe([1, 2]) == describe((1, 2))
