@@ -71,13 +71,12 @@ from ._polynomials import (
 )
 from ._pool import (
     avg_pool as avg_pool,
-    flatten as flatten,
     global_avg_pool as global_avg_pool,
     global_sum_pool as global_sum_pool,
     image_resize as image_resize,
-    index as index,
     sum_pool as sum_pool,
 )
+from ._positions import flatten as flatten, index as index
 from ._rectified import (
     abrelu as abrelu,
     absolute as absolute,

@@ -35,7 +35,8 @@ from ._graph import Graph, Shape
 from ._joint import Group, groups
 from ._layouts import diagonal_of, same_position
 from ._nonlinearity import Nonlinearity
-from ._pool import Flatten, Index, Linear
+from ._pool import Linear
+from ._positions import Flatten, Index
 from ._regularise import Dropout, LayerNorm
 from ._window import Layout
 

@@ -1,15 +1,13 @@
-r"""Operations that move or average positions, without parameters.
+r"""Operations that average or sum positions, without parameters.
 
 A linear map of positions $h'(P) = \sum_p M_{Pp} h(p)$ takes covariance and tangent
 kernel alike, $k' = M k M'^\top$; it needs $k$ at pairs of different positions.
-`flatten` does not: $k' = \frac1S \sum_p k(p, p)$.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,7 @@ from jaxtyping import Array
 
 from .._checks import check_option
 from ._angle import safe_reciprocal
-from ._covariance import Covariance, Marginal, Pair
+from ._covariance import Marginal
 from ._graph import Operation, Shape, Symbol, Value, emit
 from ._window import Window, spatial_tuple
 
@@ -293,130 +291,6 @@ class Resize(Linear):
         ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Flatten(Operation):
-    """Rules of `flatten`."""
-
-    positional = True
-    keeps_positions = False
-
-    name = "flatten"
-
-    def infer(self, *args: Value) -> Value:
-        """Coordinates of different positions have different laws."""
-        return dataclasses.replace(args[0], gaussian=False, mixed=True, raw=False)
-
-    def shape(self, *args: Shape) -> Shape:
-        """Positions become coordinates."""
-        (h,) = args
-        size = math.prod(h.space)
-        return Shape((), None if h.features is None else h.features * size)
-
-    def needs(self, full: bool) -> bool:
-        """Only pairs of one position."""
-        return False
-
-    def mask(self, *masks, shapes) -> None:
-        """Absent positions have become coordinates that are 0."""
-
-    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
-        """Means over positions."""
-        (h,), (shape,) = args, shapes
-        axes = tuple(range(len(shape.space)))
-        mean = None if h.mean is None else h.mean.mean(axes)
-        out = Marginal.of((h.root**2).mean(axes), mean)
-        inverse = jnp.expand_dims(out.inverse, axes)
-        return out._replace(
-            weights=(h.root * inverse / math.sqrt(math.prod(shape.space)),)
-        )
-
-    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
-        """Equation (1) of `_covariance.py`: the positions are the parts."""
-        (h,), (shape,) = args, shapes
-        axes = tuple(range(len(shape.space)))
-        (s1,), (s2,) = out1.weights, out2.weights
-        apart, weight = (s1 - s2) ** 2 / 2, s1 * s2
-        v = (apart + weight * h.v).sum(axes)
-        w = None if h.w is None else (apart + weight * h.w).sum(axes)
-        t = jnp.broadcast_to(h.t, h.v.shape)
-        t = jnp.where(h.norm > 0, t, 0).mean(axes)
-        return Pair(v, w, t)
-
-    def apply(self, numbers, params, *args: Array, key) -> Array:
-        """One vector."""
-        return args[0].reshape(-1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Index(Operation):
-    """Rules of `index`."""
-
-    positional = True
-
-    name = "index"
-
-    slices: tuple[tuple[int | None, int | None, int | None] | int, ...]
-
-    def infer(self, *args: Value) -> Value:
-        """Some of the positions."""
-        return dataclasses.replace(args[0], raw=False)
-
-    def _take(self, array: Array, start: int = 0) -> Array:
-        where: list[Any] = [slice(None)] * array.ndim
-        for i, item in enumerate(self.slices):
-            where[start + i] = item if isinstance(item, int) else slice(*item)
-        return array[tuple(where)]
-
-    def shape(self, *args: Shape) -> Shape:
-        """The positions that are left."""
-        (h,) = args
-        if len(self.slices) > len(h.space):
-            raise ValueError(
-                f"index: `h` must have at least {len(self.slices)} axes of positions, "
-                f"got positions {h.space}."
-            )
-        for n, item in zip(h.space, self.slices, strict=False):
-            if isinstance(item, int) and not -n <= item < n:
-                raise ValueError(
-                    f"index: {item} must lie inside the {n} positions of its axis."
-                )
-        dummy = np.empty(h.space)
-        return Shape(self._take(dummy).shape, h.features)  # pyright: ignore
-
-    def mixes(self, full: bool) -> bool:
-        """It may take every other position."""
-        return full
-
-    def mask(self, *masks, shapes) -> Array | None:
-        """Taken; of a single position nothing is left to be absent."""
-        (mask,) = masks
-        if mask is None or not self.shape(*shapes).space:
-            return None
-        return self._take(mask)
-
-    def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
-        """Taken."""
-        (h,) = args
-        mean = None if h.mean is None else self._take(h.mean)
-        return Marginal.of(self._take(h.root) ** 2, mean)
-
-    def pair(self, numbers, *args: Covariance, out1, out2, shapes, rules) -> Pair:
-        """Taken."""
-        (h,) = args
-        kept = len(self.shape(*shapes).space)
-
-        def take(a):
-            a = self._take(a)
-            return self._take(a, kept) if rules.layout.absolute else a
-
-        w = None if h.w is None else take(h.w)
-        return Pair(take(h.v), w, take(jnp.broadcast_to(h.t, h.v.shape)))
-
-    def apply(self, numbers, params, *args: Array, key) -> Array:
-        """Taken."""
-        return self._take(args[0])
-
-
 def _pool(kind, h, window, strides, padding) -> Symbol:
     sizes = (window,) if isinstance(window, int) else tuple(window)
     sizes = spatial_tuple(kind, "window", sizes, max(len(sizes), 1))
@@ -474,14 +348,6 @@ def global_sum_pool(h: Symbol) -> Symbol:
     return emit(GlobalPool(False), [h], [])
 
 
-def flatten(h: Symbol) -> Symbol:
-    r"""Positions become features: $k' = S^{-1} \sum_p k(p, p)$.
-
-    A `dense` may follow, a nonlinearity may not: the coordinates are not of one law.
-    """
-    return emit(Flatten(), [h], [])
-
-
 def image_resize(
     h: Symbol,
     space: Sequence[int],
@@ -507,29 +373,3 @@ def image_resize(
     check_option("image_resize", "method", method, methods)
     space = spatial_tuple("image_resize", "space", space, len(tuple(space)))
     return emit(Resize(space, method, antialias), [h], [])
-
-
-def index(h: Symbol, *where: int | slice) -> Symbol:
-    """Takes positions: `index(h, 0, slice(2, None))` is `h[0, 2:]` of each example.
-
-    Args:
-        h: A value with positions.
-        *where: An int (the axis goes) or a slice for each of the first axes.
-
-    Returns:
-        The value at those positions.
-
-    Raises:
-        TypeError: if an index is neither an int nor a slice.
-    """
-    items = []
-    for item in where:
-        if isinstance(item, slice):
-            items.append((item.start, item.stop, item.step))
-        elif isinstance(item, int):
-            items.append(item)
-        else:
-            raise TypeError(
-                f"index: `where` must be ints and slices, got {type(item).__name__}."
-            )
-    return emit(Index(tuple(items)), [h], [])
