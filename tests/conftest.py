@@ -13,6 +13,13 @@ hypothesis.settings.register_profile("jaxarch", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("jaxarch")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs of all files together would take 6 GB a process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
