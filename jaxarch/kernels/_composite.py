@@ -100,7 +100,8 @@ class Composite(Nonlinearity):
         if self.smooth:
             return series(h.one.weights, h.two.weights, 1 - h.v)
         f = self.function(numbers)
-        return sectors(f, f, h, self.coarse)
+        jumps = not all(is_continuous(operation) for operation, _ in self.steps)
+        return sectors(f, f, h, self.coarse, jumps)
 
     def apply(self, numbers, params, *args: Array, key) -> Array:
         """The steps."""
@@ -120,6 +121,13 @@ def is_smooth(operation: Operation) -> bool:
         return operation.smooth
     kinked = (Rectifier, Sign, RectifiedMonomial, PiecewiseExponential)
     return not isinstance(operation, kinked)
+
+
+def is_continuous(operation: Operation) -> bool:
+    """Whether `operation` has no jump."""
+    if isinstance(operation, Composite):
+        return all(is_continuous(step) for step, _ in operation.steps)
+    return not isinstance(operation, Sign)
 
 
 def is_coordinatewise(operation: Operation) -> bool:
@@ -167,45 +175,46 @@ def compose(
     operation: Operation,
     args: Sequence[int],
     own: Sequence[Number],
-) -> tuple[Operation, tuple[int, ...], list[Number]] | None:
+) -> tuple[Operation, tuple[int, ...], tuple[Number, ...]]:
     """Writes an operation on dependent or non-Gaussian values as a function of one.
 
     Returns:
-        A `Composite`, its argument and its numbers, or `None` if the operation needs
+        A `Composite`, its argument and its numbers; those given if the operation needs
         no such reading or has none.
     """
+    given = operation, tuple(args), tuple(own)
     values = [nodes[j].value for j in args]
     plain = all(value.gaussian or value.raw for value in values)
     if isinstance(operation, Nonlinearity):
         if plain:
-            return None
+            return given
     elif not isinstance(operation, (Add, Multiply)) or not dependent(values):
-        return None
+        return given
     elif isinstance(operation, Add) and plain:
-        return None  # a sum of Gaussians is Gaussian
+        return given  # a sum of Gaussians is Gaussian
     leaves: set[int] = set()
     for j in args:
         found = gaussians(nodes, j, raw=True)
         if found is None:
-            return None
+            return given
         leaves.update(found)
     if len(leaves) != 1:
-        return None
+        return given
     (leaf,) = leaves
     place, steps, flat = {leaf: 0}, [], []
 
     def visit(j: int) -> int:
         if j not in place:
             node, values = nodes[j], [visit(k) for k in nodes[j].args]
-            own = ((node.operation, range(len(values))),)
+            inner = ((node.operation, range(len(values))),)
             if isinstance(node.operation, Composite):
-                own = node.operation.steps
-            for operation, places in own:
-                steps.append((operation, tuple(values[k] for k in places)))
+                inner = node.operation.steps
+            for step, places in inner:
+                steps.append((step, tuple(values[k] for k in places)))
                 values.append(len(steps))
             flat.extend(numbers[j])
             place[j] = len(steps)
         return place[j]
 
     inputs = tuple(visit(j) for j in args)
-    return Composite((*steps, (operation, inputs))), (leaf,), [*flat, *own]
+    return Composite((*steps, (operation, inputs))), (leaf,), (*flat, *own)

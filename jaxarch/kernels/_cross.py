@@ -23,6 +23,7 @@ from ._combine import Add, Concatenate, Multiply, Scale, mixed_means
 from ._composite import (
     Composite,
     dependent,
+    is_continuous,
     is_homogeneous,
     is_smooth,
 )
@@ -325,7 +326,8 @@ class Cross:
             )
             f, ((fd,),) = tensor(f, g, [[q1, k], [k, q2]], 1, self.graph.coarse)
         else:
-            f, fd = sectors(f, g, h, self.graph.coarse)
+            jumps = not self._all(is_continuous, group)
+            f, fd = sectors(f, g, h, self.graph.coarse, jumps)
         return f, h.t * fd
 
     def _all(self, test: Callable, group: Group) -> bool:
@@ -378,6 +380,7 @@ class Cross:
         table = [[entry(m, n) for n in range(size)] for m in range(size)]
         f, g = self.function(group.one, leaves1), self.function(group.two, leaves2)
         coarse = self.graph.coarse
+        jumps = not self._all(is_continuous, group)
         kinked1, kinked2 = (
             len(ends) == 1 and not self._side_passes(is_smooth, values, ends)
             for values, ends in ((group.one, leaves1), (group.two, leaves2))
@@ -385,10 +388,10 @@ class Cross:
         if kinked2 and not kinked1:  # the split axis is that of the first
             order = [*range(first, size), *range(first)]
             table = [[table[m][n] for n in order] for m in order]
-            value, slope = tensor(g, f, table, size - first, coarse, True)
+            value, slope = tensor(g, f, table, size - first, coarse, True, jumps)
             slope = zip(*slope, strict=True)
         else:
-            value, slope = tensor(f, g, table, first, coarse, kinked1)
+            value, slope = tensor(f, g, table, first, coarse, kinked1, jumps)
         t: Any = jnp.zeros_like(value)
         for row, others in zip(slope, tangents, strict=True):
             for d, tangent in zip(row, others, strict=True):

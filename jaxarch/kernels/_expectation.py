@@ -14,8 +14,8 @@ Four ways, each with the derivative kernel $\mathbb E\,\partial_a f\,\partial_b 
 - functions of several Gaussians, five in all (`tensor`): a tensor product of
   Gauss-Hermite rules in whitened coordinates. It converges geometrically for smooth
   functions, the slower the larger the variances are (four Gaussians of variance 1:
-  1e-5; of variance 6: 1e-2), and for a kink at zero on a side that has one Gaussian,
-  whose axis is split; other kinks leave 1e-3 to 1e-2.
+  1e-5), and for a kink at zero on a side that has one Gaussian, whose axis is split;
+  other kinks leave up to a few percent.
 
 `coarse` takes two thirds of the nodes: the difference is an estimate of the error.
 """
@@ -115,11 +115,16 @@ def sectors(
     g: Callable[[Array], Array],
     h: Covariance,
     coarse: bool = False,
+    jumps: bool = False,
 ) -> tuple[Array, Array]:
-    r"""$F$ and $\dot F$ by quadrature between the rays of the kinks."""
+    r"""$F$ and $\dot F$ by quadrature between the rays of the kinks.
+
+    $\partial F / \partial c = \dot F$ holds where the angle is 0 too, unless a function
+    jumps (`jumps`): its slope in a network is not its derivative.
+    """
     dtype = h.v.dtype
     theta, _ = angle(h.v, h.w, h.half)
-    still = jax.lax.stop_gradient(theta)  # `_moving` knows the derivative of F in it
+    still = theta if jumps else jax.lax.stop_gradient(theta)
     root1 = jnp.broadcast_to(h.one.root, h.v.shape)
     root2 = jnp.broadcast_to(h.two.root, h.v.shape)
     radius, radial = _half_line(dtype, coarse)
@@ -151,7 +156,7 @@ def sectors(
         theta, lambda a, b: value_and_slope(f, a)[1] * value_and_slope(g, b)[1]
     )
     value = integral(still, lambda a, b: f(a) * g(b))
-    return _moving(value, h.v, -h.norm * fd), fd
+    return (value if jumps else _moving(value, h.v, -h.norm * fd)), fd
 
 
 # --- several Gaussians -------------------------------------------------------
@@ -257,6 +262,7 @@ def tensor(
     first: int,
     coarse: bool = False,
     kinked: bool = False,
+    jumps: bool = False,
 ) -> tuple[Array, list[list[Array]]]:
     r"""$\mathbb E f(u) g(u')$ and all $\mathbb E\,\partial_a f\,\partial_b g'$.
 
@@ -268,6 +274,7 @@ def tensor(
         coarse: Whether to take two thirds of the nodes.
         kinked: Whether `f`, then of one Gaussian, has a kink at 0, where its nodes
             are split.
+        jumps: Whether a function jumps; see `sectors`.
     """
     count, second = len(covariance), len(covariance) - first
     total: Any = sum(jnp.abs(x) for x in itertools.chain(*covariance))
@@ -278,7 +285,7 @@ def tensor(
     cross = [row[first:] for row in covariance[:first]]
     live = _correlations(lower1, lower2, cross)
     # The value is found at fixed correlations; `_moving` knows its derivative in them.
-    still = jax.lax.stop_gradient(live)
+    still = live if jumps else jax.lax.stop_gradient(live)
     sides = [(r, _remainder(r, zero, second)) for r in (still, live)]
     z1, weight1 = _split(dtype, coarse) if kinked else _grid(nodes, first, dtype)
     z2, weight2 = _grid(nodes, second, dtype)
@@ -314,7 +321,7 @@ def tensor(
 
     start = zero, [[zero] * second for _ in range(first)]
     value, slopes = jax.lax.scan(step, start, (z1, weight1))[0]
-    for k, row in enumerate(live):
+    for k, row in enumerate([] if jumps else live):
         for m, r in enumerate(row):
             slope = sum(
                 lower1[a][k] * slopes[a][b] * lower2[b][m]

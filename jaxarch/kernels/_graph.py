@@ -260,7 +260,8 @@ class _Recorder:
     def emit(
         self, operation: Operation, args: Sequence["Symbol"], numbers: Sequence[Any]
     ) -> "Symbol":
-        from ._joint import infer, reduce
+        from ._composite import compose
+        from ._joint import infer
 
         where = operation.name
         for arg in args:
@@ -272,7 +273,7 @@ class _Recorder:
         positions = tuple(arg._position for arg in args)
         numbers = tuple(_number(where, n) for n in numbers)
         if self.infinite:
-            operation, positions, numbers = reduce(
+            operation, positions, numbers = compose(
                 self.nodes, self.numbers, operation, positions, numbers
             )
             value = infer(self.nodes, operation, positions)

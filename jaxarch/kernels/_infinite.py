@@ -167,10 +167,10 @@ class Kernel:
 
         Those are the ones of functions written as several operations on dependent
         values, where one has a kink or several Gaussians come together. Functions of
-        one Gaussian are then good to 1e-10, smooth ones of several to 1e-5 at variances
-        up to 1, and those of several with kinks to 1e-2 only. (What is in closed form
-        is exact to rounding; expansions are as good as `elementwise` says.) Time: that
-        of calling the kernel, twice.
+        one Gaussian with kinks at 0 only are then good to 1e-10, smooth ones of several
+        to 1e-5 at variances up to 1; others may be off by a few percent. (What is
+        in closed form is exact to rounding; expansions are as good as `elementwise`
+        says.) Time: that of calling the kernel, twice.
 
         Args:
             x1: As in calling the kernel.

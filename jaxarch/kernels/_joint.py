@@ -16,25 +16,10 @@ from typing import Any, NamedTuple
 
 from ._attention import Attention
 from ._combine import Add, Multiply, mixed_means
-from ._composite import Composite, compose, dependent, gaussians
+from ._composite import Composite, dependent, gaussians
 from ._expectation import MOST_GAUSSIANS
 from ._graph import Graph, Node, Number, Operation, Value, equal
 from ._nonlinearity import Nonlinearity
-
-
-def reduce(
-    nodes: Sequence[Node],
-    numbers: Sequence[Sequence[Number]],
-    operation: Operation,
-    args: tuple[int, ...],
-    own: tuple[Number, ...],
-) -> tuple[Operation, tuple[int, ...], tuple[Number, ...]]:
-    """Replaces an operation by a function of one Gaussian where it is one."""
-    found = compose(nodes, numbers, operation, args, own)
-    if found is None:
-        return operation, args, own
-    operation, args, flat = found
-    return operation, args, tuple(flat)
 
 
 def infer(nodes: Sequence[Node], operation: Operation, args: Sequence[int]) -> Value:

@@ -329,6 +329,22 @@ def test_a_kink_on_a_side_of_one_gaussian():
     close(grams(network, x)[0], got, 1e-6)
 
 
+def test_gradient_of_a_function_that_jumps():
+    """Its slope in a network is not its derivative; its kernel is smooth."""
+
+    def network(h):
+        u = layer(h)
+        return ker.dense(ker.sign(u) + ker.tanh(u), 1)
+
+    with jax.enable_x64(True):
+        x, step = jnp.asarray(X[:2, :3]), 1e-6
+        value = jax.jit(lambda x: ker.infinite(network)(x[:1], x[1:]).nngp[0, 0])
+        got = jax.grad(value)(x).ravel()
+        for i, e in enumerate(np.eye(x.size).reshape(-1, *x.shape)):
+            want = (value(x + step * e) - value(x - step * e)) / (2 * step)
+            np.testing.assert_allclose(got[i], want, atol=1e-8)
+
+
 def test_gradients():
     """Against differences, equal examples included."""
 
