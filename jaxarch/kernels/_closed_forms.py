@@ -41,19 +41,41 @@ def _arctan_jvp(primals, tangents):
 # --- erf ---------------------------------------------------------------------
 
 
+# JAX 0.12 refuses its own derivatives of these two inside `jax.shard_map`.
+
+
+@jax.custom_jvp
+def _erf(x: Array) -> Array:
+    return jax.lax.erf(x)
+
+
+@jax.custom_jvp
+def _erfc(x: Array) -> Array:
+    return jax.lax.erfc(x)
+
+
+def _bell(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return 2 / math.sqrt(math.pi) * jnp.exp(-(x**2)) * dx
+
+
+_erf.defjvp(lambda x, dx: (_erf(*x), _bell(x, dx)))
+_erfc.defjvp(lambda x, dx: (_erfc(*x), -_bell(x, dx)))
+
+
 def _erf_dual(q1, q2, c, d, a, b, shift):
     e = 1 + 2 * b**2 * (q1 + q2) + 4 * b**4 * d
     return a**2 * (2 / math.pi) * _arctan(2 * b**2 * c, e) + shift**2
 
 
 FORMS["erf_shifted"] = Form(
-    apply=lambda x, a, b, shift: a * jax.lax.erf(b * x) + shift,
+    apply=lambda x, a, b, shift: a * _erf(b * x) + shift,
     mean=lambda q, a, b, shift: jnp.broadcast_to(shift, q.shape).astype(q.dtype),
     dual=_erf_dual,
     numbers=("a", "b", "c"),
 )
 FORMS["erf"] = Form(
-    apply=lambda x, a, b: a * jax.lax.erf(b * x),
+    apply=lambda x, a, b: a * _erf(b * x),
     mean=None,
     dual=lambda q1, q2, c, d, a, b: _erf_dual(q1, q2, c, d, a, b, 0.0),
     numbers=("a", "b"),
@@ -72,7 +94,7 @@ def _gelu_dual(q1, q2, c, d):
 
 
 FORMS["gelu"] = Form(
-    apply=lambda x: jax.nn.gelu(x, approximate=False),
+    apply=lambda x: x * _erfc(-x / math.sqrt(2)) / 2,
     mean=lambda q: q / jnp.sqrt(2 * math.pi * (1 + q)),
     dual=_gelu_dual,
 )

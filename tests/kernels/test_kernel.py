@@ -218,6 +218,40 @@ def test_shard_map_over_rows():
     close(jax.jit(mapped)(x1, x2), KERNEL(x1, x2).ntk, 1e-6)
 
 
+def gated(h):
+    h = ker.gelu(ker.dense(h, 16, b_std=0.1))
+    h = ker.dense(h, 16)
+    return ker.dense(ker.erf(h) * h, 1)
+
+
+def convolutional(h):
+    h = ker.relu(ker.conv(h, 16, (3,), b_std=0.1))
+    return ker.dense(ker.global_avg_pool(ker.relu(ker.conv(h, 16, (3,)))), 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        pytest.param(gated, (3,), marks=pytest.mark.slow),
+        (convolutional, (5, 2)),
+    ],
+)
+def test_gradient_inside_shard_map(network, shape):
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    kernel = ker.infinite(network)
+    rng = np.random.default_rng(0)
+    x1, x2 = (rng.normal(size=(n, *shape)).astype(np.float32) for n in (4, 3))
+    x1[2] = 0
+
+    def slopes(x1, x2):
+        return jax.grad(lambda x: kernel(x, x2).ntk.sum())(x1)
+
+    mapped = jax.shard_map(
+        slopes, mesh=mesh, in_specs=(P("rows"), P()), out_specs=P("rows")
+    )
+    close(jax.jit(mapped)(x1, x2), jax.jit(slopes)(x1, x2), 1e-5)
+
+
 def test_sharded_inputs():
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, P("rows"))
