@@ -205,7 +205,7 @@ class Block:
             return factor * k[:, None], factor * t[:, None]
         h = self._covariance(j, True)
         k = jnp.broadcast_to(h.k, h.v.shape)
-        t = jnp.where(h.norm > 0, jnp.broadcast_to(h.t, h.v.shape), 0)
+        t = jnp.broadcast_to(h.t, h.v.shape)
         if isinstance(operation, Attention):
             fresh = same_position(shape.space)
             self._attend(i, k, fresh)
@@ -267,13 +267,14 @@ class Block:
                 key: circle.shifted(offset, key[1]).root
                 for key, circle in windows.items()
             }
-            return sides, around, unit.shifted(offset) if 0 in inside else None
+            present = {i: circle.present(offset) for i, circle in circles.items()}
+            return sides, around, present, unit.shifted(offset) if 0 in inside else None
 
         @jax.checkpoint
         def body(sums, xs):
             number, given = xs
             offset = jnp.unravel_index(number, lead) if lead else ()
-            sides, around, unit2 = apart(number, shift, offset)
+            sides, around, present, unit2 = apart(number, shift, offset)
             same = self.same and (number == 0) & last
             values: dict[int, Pair] = {j: Pair(*a).rooted() for j, a in given.items()}
             kept = {}
@@ -297,15 +298,17 @@ class Block:
                         around=lambda pads, j=args[0]: around[j, tuple(pads)],
                     )
                     pair = self._pair(i, covariances, out1, out2, layout, same)
-                values[i] = pair = self._finish(i, pair, out1, out2, same)
+                pair = self._finish(i, pair, out1, out2, same)
+                t = jnp.where(present[i], pair.t, 0)
+                values[i] = pair = pair._replace(t=t)
                 if plan.kept[i]:
-                    kept[i] = (pair.v, pair.w, jnp.broadcast_to(pair.t, pair.v.shape))
+                    kept[i] = (pair.v, pair.w, t)
                 if plan.summed[i]:
                     size = norm(self.one.marginals[i], sides[i])
                     axes = (*range(len(periods)), len(periods) + 1)
                     k, t = sums[i]
                     k = k + (size * (1 - pair.v)).sum(axes)
-                    t = t + jnp.where(size > 0, pair.t, 0).sum(axes)
+                    t = t + pair.t.sum(axes)
                     sums = {**sums, i: (k, t)}
             return sums, kept
 

@@ -100,7 +100,7 @@ class Conv(Weighted):
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         r"""$q = w^2 \bar q + b^2$."""
         (h,), (shape,) = args, shapes
-        w_std, b_std, _ = self._split(numbers)
+        w_std, b_std, _ = self._scales(numbers)
         total = self.window.sum(h.root**2, shape.space)
         return Marginal.of(w_std**2 / self.window.taps * total + b_std**2)
 
@@ -110,7 +110,7 @@ class Conv(Weighted):
         A position outside has the weight 0.
         """
         (h,), (shape,) = args, shapes
-        w_std, b_std, learning_rate = self._split(numbers)
+        w_std, b_std, learning_rate = self._scales(numbers)
         scale = w_std / math.sqrt(self.window.taps)
         # A quotient, which XLA computes once for all pairs; a product it would repeat.
         size1, size2 = (jnp.where(out.root > 0, out.root, 1) for out in (out1, out2))
@@ -125,8 +125,6 @@ class Conv(Weighted):
             zero if standard else None,
         )
 
-        circle = rules.layout.around is not None  # beyond an edge lies another one
-
         def step(sums, root1, root2, taken):
             v, w, t, k = sums
             v_tap, w_tap, t_tap = taken
@@ -134,7 +132,7 @@ class Conv(Weighted):
             gap, weight = (s1 - s2) ** 2 / 2, s1 * s2
             v = v + gap + weight * v_tap
             w = None if w is None else w + gap + weight * w_tap
-            t = t + (jnp.where(weight > 0, t_tap, 0) if circle else t_tap)
+            t = t + t_tap
             k = None if k is None else k + root1 * root2 * (1 - v_tap)
             return v, w, t, k
 

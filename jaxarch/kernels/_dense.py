@@ -55,7 +55,7 @@ class Dense(Weighted):
     def marginal(self, numbers, *args: Marginal, shapes) -> Marginal:
         """$q = w^2 q + b^2$."""
         (h,) = args
-        w_std, b_std, _ = self._split(numbers)
+        w_std, b_std, _ = self._scales(numbers)
         if not self.bias:
             return h.scaled(jnp.abs(w_std))
         scaled = w_std * h.root  # and not q: see `half_angle` for the reason
@@ -73,7 +73,7 @@ class Dense(Weighted):
     ) -> Pair:
         """$k' = w^2 k + b^2$, with the tangent kernel of the parameterisation."""
         (h,) = args
-        w_std, _, learning_rate = self._split(numbers)
+        w_std, _, learning_rate = self._scales(numbers)
         v, w = h.v, h.w
         if self.bias:
             (h1, b1), (h2, b2) = out1.weights, out2.weights
@@ -143,8 +143,8 @@ def dense(
         h: Any value.
         features: Width of the finite network, before the factor `s[1]`.
         w_std: $\sigma_w$.
-        b_std: $\sigma_b$; `None` leaves the bias out, which in the standard
-            parameterisation is not the same as 0.
+        b_std: $\sigma_b$; `None` leaves the bias out. In the standard parameterisation
+            0 is the limit of small ones: a bias that starts at 0 is still trained.
         parameterization: `"ntk"` or `"standard"`.
         s: Width scales of the input and the output in the standard parameterisation.
         learning_rate: $\eta$, the learning rate of this layer relative to the others.

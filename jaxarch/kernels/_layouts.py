@@ -186,6 +186,16 @@ class Circle:
 
         return jax.tree.map(one, self.tree)
 
+    def present(self, offset: tuple[Array, ...]) -> Array:
+        """Marks positions whose shifted ones are no mere gap, as pairs have them."""
+        last, found = len(self.space) - 1, jnp.ones((), bool)
+        for i, (n, period) in enumerate(zip(self.space, self.periods, strict=True)):
+            offsets = offset[i][None] if i < last else jnp.arange(period)
+            inside = (jnp.arange(n)[:, None] + offsets[None]) % period < n
+            others = [1] * last
+            found = found & inside.reshape(*others[:i], n, *others[i:], 1, -1)
+        return found
+
 
 def apart(number: Array, function, *args):
     """Runs `function` as a branch of its own, whose results are put down in memory.

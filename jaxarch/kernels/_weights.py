@@ -42,6 +42,19 @@ class Weighted(Operation):
         """`w_std`, `b_std` (0 without a bias) and the learning rate."""
         return numbers[0], numbers[1] if self.bias else 0.0, numbers[-1]
 
+    def _scales(self, numbers: Sequence[Number]) -> tuple[Any, Any, Any]:
+        """`_split` at infinite width, where a trained bias that starts at 0 is tiny.
+
+        Its tangent kernel in the standard parameterisation is 1, and where nothing
+        else is, the angles of the layer are those of the bias.
+        """
+        w_std, b_std, learning_rate = self._split(numbers)
+        if self.bias and self.parameterization == "standard":
+            b_std = jnp.asarray(b_std)
+            least = float(jnp.finfo(b_std.dtype).tiny) ** 0.25
+            b_std = jnp.maximum(jnp.abs(b_std), least)
+        return w_std, b_std, learning_rate
+
     def _statics(self) -> list[str]:
         """What a subclass prints of its own."""
         return []

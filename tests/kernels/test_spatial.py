@@ -60,6 +60,25 @@ def test_against_full_matrices(name):
         assert single.dtype == np.float32
 
 
+@pytest.mark.parametrize("end", ["flatten", "global_avg_pool"])
+def test_black_regions_with_trained_biases_that_start_at_zero(end):
+    x = IMAGES.copy()
+    x[0, :2] = x[1, :, 1:3] = 0
+
+    def network(ops, h, b_std=1e-9):
+        scales = {"parameterization": "standard", "b_std": b_std}
+        h = ops.relu(ops.conv(h, 8, (3, 3), **scales))
+        h = ops.relu(ops.conv(ops.avg_pool(h, (2, 2)), 8, (2, 2), **scales))
+        return ops.dense(getattr(ops, end)(h), 1, **scales)
+
+    want = reference(network, x)
+    kernel = ker.infinite(lambda h: network(ker, h, 0.0))
+    with jax.enable_x64(True):
+        close(stacked(kernel(x)), want, 1e-8)
+        close(stacked(kernel(x, x[::-1])), want[..., ::-1], 1e-8)
+    close(stacked(kernel(x.astype(np.float32))), want, 2e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pooled", "standard", "positions left"])
 def test_diagonal(name):
