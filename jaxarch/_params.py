@@ -1,6 +1,7 @@
 """The one decorator for parameters and records: a frozen dataclass that is a pytree."""
 
 import dataclasses
+import functools
 import json
 from typing import Any, dataclass_transform
 
@@ -32,14 +33,17 @@ def _from_json(data: bytes) -> Any:
     eq_default=False,
     field_specifiers=(static, dataclasses.field),
 )
-def params(cls: type) -> type:
-    """Makes `cls` a frozen, keyword-only dataclass that JAX treats as a pytree.
+def params(cls=None, *, kw_only=True):
+    """Makes `cls` a frozen dataclass that JAX treats as a pytree.
 
     Array fields are leaves; fields declared with `static()` are part of the structure.
     There is no `==` (a generated one raises on arrays), and `jax.export` takes the
-    class, its static fields going through JSON.
+    class, its static fields going through JSON. Fields are keyword-only, but where
+    `kw_only=False`.
     """
-    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    if cls is None:
+        return functools.partial(params, kw_only=kw_only)
+    cls = dataclasses.dataclass(frozen=True, kw_only=kw_only, eq=False)(cls)
     cls = jax.tree_util.register_dataclass(cls)
     jax.export.register_pytree_node_serialization(
         cls,
