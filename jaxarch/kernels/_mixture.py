@@ -6,6 +6,7 @@ outputs share; with an inverse gamma a multivariate Student-t.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -194,7 +195,7 @@ class Mixture:
 
     def cdf(self, y: Float[ArrayLike, "*mean"]) -> Float[Array, "*mean"]:
         """Probability that each coordinate is at most `y`, by the quadrature."""
-        return self._cdf(self._as_targets("cdf", y), *self._nodes())
+        return _below(self, self._as_targets("cdf", y))
 
     def _cdf(self, y, log_weight, mean, variance) -> Array:
         below = ndtr((y[None] - mean) / jnp.sqrt(variance))
@@ -212,11 +213,7 @@ class Mixture:
         Returns:
             For every probability an array like `mean`; 0 and 1 give NaN.
         """
-        p = jnp.asarray(p, self.mean.dtype)
-        nodes = self._nodes()
-        return jax.lax.map(lambda one: self._quantile(one, nodes), p.ravel()).reshape(
-            *p.shape, *self.mean.shape
-        )
+        return _quantiles(self, jnp.asarray(p, self.mean.dtype))
 
     def _quantile(self, p: Array, nodes) -> Array:
         log_weight, mean, variance = nodes
@@ -258,7 +255,10 @@ class Mixture:
         """
         y = self._as_targets("log_prob", y)
         if joint:
-            return self._joint(y)
+            self._covariances("log_prob")
+        return _log_density(self, y, joint)
+
+    def _marginal(self, y: Array) -> Array:
         if self.facts is not None:
             assert isinstance(self.given, Scaled)
             ones = (1,) * (self.mean.ndim - 1)
@@ -272,7 +272,6 @@ class Mixture:
         return logsumexp(log_weight + log_density, axis=0)
 
     def _joint(self, y: Array) -> Array:
-        self._covariances("log_prob")
         outputs = math.prod(y.shape[1:])
 
         def whiten(covariance, mean):
@@ -309,6 +308,9 @@ class Mixture:
             ValueError: `predict` had no matrix `k_test`.
         """
         self._covariances("sample")
+        return _draws(self, key, num_samples)
+
+    def _sample(self, key: Array, num_samples: int) -> Array:
         scale_key, key = jax.random.split(key)
         log_scale = self._sample_scale(scale_key, num_samples)
         shape = (num_samples, *self.mean.shape)
@@ -350,6 +352,9 @@ class Mixture:
                 "class_probabilities: `mean` must have shape (n_test, classes), got "
                 f"{self.mean.shape}."
             )
+        return _largest(self)
+
+    def _class_probabilities(self) -> Array:
         stride = 4 if len(self.log_scale) > 1 else 1
         log_weight, _, _ = self._nodes(stride)
 
@@ -359,3 +364,33 @@ class Mixture:
 
         nodes = (jnp.exp(log_weight.ravel()), self.log_scale[::stride])
         return jax.lax.scan(add, jnp.zeros_like(self.mean), nodes)[0]
+
+
+# One program each, where they are not traced into a larger one.
+
+
+@jax.jit
+def _below(mixture: Mixture, y: Array) -> Array:
+    return mixture._cdf(y, *mixture._nodes())
+
+
+@jax.jit
+def _quantiles(mixture: Mixture, p: Array) -> Array:
+    nodes = mixture._nodes()
+    y = jax.lax.map(lambda one: mixture._quantile(one, nodes), p.ravel())
+    return y.reshape(*p.shape, *mixture.mean.shape)
+
+
+@functools.partial(jax.jit, static_argnames="joint")
+def _log_density(mixture: Mixture, y: Array, joint: bool) -> Array:
+    return mixture._joint(y) if joint else mixture._marginal(y)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _draws(mixture: Mixture, key: Array, num_samples: int) -> Array:
+    return mixture._sample(key, num_samples)
+
+
+@jax.jit
+def _largest(mixture: Mixture) -> Array:
+    return mixture._class_probabilities()

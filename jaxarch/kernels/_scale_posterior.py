@@ -152,7 +152,11 @@ def mix_noisy(k: Array, y: Array, noise: Array, prior: Any) -> ScalePosterior:
                 f"from {low:.3g} to {high:.3g}; build the Gram in float64 "
                 "(jax.enable_x64)."
             )
-    eigenvalues = jnp.maximum(eigenvalues, 0)
+    return _mix_noisy(k, y, noise, prior, jnp.maximum(eigenvalues, 0), q)
+
+
+@jax.jit
+def _mix_noisy(k, y, noise, prior, eigenvalues, q) -> ScalePosterior:
     fixed = jax.tree.map(jax.lax.stop_gradient, (eigenvalues, q))
 
     def log_prob(u):
@@ -211,7 +215,7 @@ def _(posterior: ScalePosterior, k_test_train, k_test, f0) -> Mixture:
             noise=process.noise,
             added=jnp.zeros_like(process.noise),
         )
-        mean, variance = given.moments(posterior.log_scale, posterior.log_weight)
+        mean, variance = _moments(given, posterior.log_scale, posterior.log_weight)
     return Mixture(
         mean=mean,
         variance=variance,
@@ -220,6 +224,11 @@ def _(posterior: ScalePosterior, k_test_train, k_test, f0) -> Mixture:
         log_weight=posterior.log_weight,
         facts=posterior.facts,
     )
+
+
+@jax.jit
+def _moments(given: Eigen, log_scale: Array, log_weight: Array) -> tuple[Array, Array]:
+    return given.moments(log_scale, log_weight)
 
 
 @observed_from.register

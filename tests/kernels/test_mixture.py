@@ -187,7 +187,7 @@ def test_sampling_the_prior_is_no_substitute():
         with jax.enable_x64(True):
             k, noise = 0.75 * np.eye(n), 0.25
             posterior = ker.condition(k, y, noise=noise, prior=prior)
-            got = ker.log_evidence(posterior)
+            got = float(ker.log_evidence(posterior))
         assert abs(got - want) < 1e-10 * abs(want)
         s = stats.invgamma(a, scale=b).rvs((50, 1000), random_state=1)
         log_p = -n / 2 * np.log(2 * np.pi * s) - y @ y / (2 * s)
@@ -274,8 +274,9 @@ def test_equal_eigenvalues_have_gradients():
     def normal(t):
         scale, weight = scales(PRIORS["ScalePrior"][1])
         a = [s * (k + t * moved) + NOISE * np.eye(6) for s in scale]
-        logs = [multivariate_normal(cov=a).logpdf(y.T).sum() for a in a]
-        return math.log(weight @ np.exp(logs))
+        log_det = np.linalg.slogdet(2 * math.pi * np.stack(a))[1]
+        square = (y * np.linalg.solve(np.stack(a), y)).sum((1, 2))
+        return math.log(weight @ np.exp(-(y.shape[1] * log_det + square) / 2))
 
     with jax.enable_x64(True):
         got = jax.grad(evidence)(0.0)
