@@ -1,7 +1,6 @@
 """The one decorator for parameters and records: a frozen dataclass that is a pytree."""
 
 import dataclasses
-import functools
 import json
 from typing import Any, dataclass_transform
 
@@ -27,23 +26,7 @@ def _from_json(data: bytes) -> Any:
     return tuples(json.loads(data))
 
 
-@dataclass_transform(
-    frozen_default=True,
-    kw_only_default=True,
-    eq_default=False,
-    field_specifiers=(static, dataclasses.field),
-)
-def params(cls=None, *, kw_only=True):
-    """Makes `cls` a frozen dataclass that JAX treats as a pytree.
-
-    Array fields are leaves; fields declared with `static()` are part of the structure.
-    There is no `==` (a generated one raises on arrays), and `jax.export` takes the
-    class, its static fields going through JSON. Fields are keyword-only, but where
-    `kw_only=False`.
-    """
-    if cls is None:
-        return functools.partial(params, kw_only=kw_only)
-    cls = dataclasses.dataclass(frozen=True, kw_only=kw_only, eq=False)(cls)
+def _register(cls: type) -> type:
     cls = jax.tree_util.register_dataclass(cls)
     jax.export.register_pytree_node_serialization(
         cls,
@@ -52,3 +35,27 @@ def params(cls=None, *, kw_only=True):
         deserialize_auxdata=_from_json,
     )
     return cls
+
+
+@dataclass_transform(
+    frozen_default=True,
+    kw_only_default=True,
+    eq_default=False,
+    field_specifiers=(static, dataclasses.field),
+)
+def params(cls: type) -> type:
+    """Makes `cls` a frozen, keyword-only dataclass that JAX treats as a pytree.
+
+    Array fields are leaves; fields declared with `static()` are part of the structure.
+    There is no `==` (a generated one raises on arrays), and `jax.export` takes the
+    class, its static fields going through JSON.
+    """
+    return _register(dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls))
+
+
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field)
+)
+def positional(cls: type) -> type:
+    """`params` for a record of few numbers, which are written in order."""
+    return _register(dataclasses.dataclass(frozen=True, eq=False)(cls))

@@ -7,7 +7,7 @@ wide network (Lee et al., arXiv:1711.00165).
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,24 @@ def solve(cholesky: Array, b: Array) -> Array:
     return solve_triangular(cholesky, half, trans="T", lower=True)
 
 
+@overload
+def condition(
+    k_train: ArrayLike | Gram,
+    y: ArrayLike,
+    *,
+    noise: ArrayLike,
+    prior: None = None,
+    noise_scaled: bool = True,
+) -> Posterior: ...
+@overload
+def condition(
+    k_train: ArrayLike | Gram,
+    y: ArrayLike,
+    *,
+    noise: ArrayLike,
+    prior: "Prior",
+    noise_scaled: bool = True,
+) -> "ScalePosterior": ...
 def condition(
     k_train: Float[ArrayLike, "n n"] | Gram,
     y: Float[ArrayLike, " n"] | Float[ArrayLike, "n outputs"],
@@ -238,6 +256,24 @@ def condition(
     return posterior if prior is None else scale.mix(posterior, prior)
 
 
+@overload
+def predict(
+    posterior: "ScalePosterior",
+    k_test_train: ArrayLike | Gram,
+    k_test: ArrayLike | Gram | None = None,
+    *,
+    f0: ArrayLike | None = None,
+    noisy: bool = False,
+) -> "Mixture": ...
+@overload
+def predict(
+    posterior: "Posterior | Trained | Descended",
+    k_test_train: ArrayLike | Gram,
+    k_test: ArrayLike | Gram | None = None,
+    *,
+    f0: ArrayLike | None = None,
+    noisy: bool = False,
+) -> Predictive: ...
 def predict(
     posterior: "Posterior | ScalePosterior | Trained | Descended",
     k_test_train: Float[ArrayLike, "n_test n"]
@@ -297,7 +333,7 @@ def predict(
 
 
 @functools.singledispatch
-def observed_from(posterior, predictions):
+def observed_from(posterior, predictions) -> Any:
     """Adds the noise of new observations to predictions."""
     raise ValueError(
         "predict: `noisy` must be False for what has no noise, got True for a "
@@ -306,7 +342,7 @@ def observed_from(posterior, predictions):
 
 
 @functools.singledispatch
-def predict_from(posterior, k_test_train, k_test, f0) -> Predictive:
+def predict_from(posterior, k_test_train, k_test, f0) -> Any:
     """Predicts from one kind of record; `_dynamics` adds the other kind."""
     raise TypeError(
         "predict: `posterior` must be a Posterior, a Trained or a Descended, got "

@@ -28,6 +28,7 @@ from ._gp import (
     log_evidence,
     nngp_of,
     observed_from,
+    predict,
     predict_from,
 )
 from ._mixture import Eigen, Facts, Mixture, Scaled
@@ -198,7 +199,8 @@ def _(posterior: ScalePosterior, k_test_train, k_test, f0) -> Mixture:
         )
     process = posterior.process
     if isinstance(process, Posterior):
-        plain = predict_from(process, k_test_train, k_test, None)
+        plain = predict(process, k_test_train, k_test)
+        assert plain.variance is not None
         given = Scaled(
             mean=plain.mean, variance=plain.variance, covariance=plain.covariance
         )

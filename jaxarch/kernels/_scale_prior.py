@@ -17,7 +17,7 @@ from jax.scipy.special import gammaln, xlogy
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
-from .._params import params, static
+from .._params import positional, static
 from ._gp import check_scalar
 
 
@@ -40,7 +40,7 @@ class Prior(Protocol):
         ...
 
 
-@params(kw_only=False)
+@positional
 class InverseGamma:
     r"""$H(s) = b^a s^{-a-1} e^{-b/s} / \Gamma(a)$; the process is a Student-t process.
 
@@ -64,7 +64,7 @@ class InverseGamma:
         return jnp.asarray(self.b, dtype) * jnp.exp(-log_gamma)
 
 
-@params(kw_only=False)
+@positional
 class BurrXII:
     r"""$H(s) = c k s^{c - 1} (1 + s^c)^{-k - 1}$; its tail is $s^{-ck}$."""
 
@@ -91,7 +91,7 @@ class BurrXII:
         return jnp.expm1(e / self.k) ** (1 / jnp.asarray(self.c, dtype))
 
 
-@params(kw_only=False)
+@positional
 class HalfCauchy:
     r"""$H(s) = 2 / (\pi t (1 + s^2 / t^2))$, $t$ the scale."""
 
@@ -106,10 +106,11 @@ class HalfCauchy:
 
     def sample(self, key, *, shape=(), dtype=jnp.float32) -> Array:
         """Independent draws."""
-        return self.scale * jnp.abs(jax.random.cauchy(key, shape, dtype))
+        draws = jax.random.cauchy(key, shape, dtype)
+        return jnp.asarray(self.scale, dtype) * jnp.abs(draws)
 
 
-@params(kw_only=False)
+@positional
 class LogNormal:
     r"""$\log s \sim N(\mu, \sigma^2)$."""
 
@@ -126,10 +127,11 @@ class LogNormal:
 
     def sample(self, key, *, shape=(), dtype=jnp.float32) -> Array:
         """Independent draws."""
-        return jnp.exp(self.mu + self.sigma * jax.random.normal(key, shape, dtype))
+        z = jax.random.normal(key, shape, dtype)
+        return jnp.exp(jnp.asarray(self.mu, dtype) + self.sigma * z)
 
 
-@params(kw_only=False)
+@positional
 class Delta:
     """All mass at one scale: a Gaussian process."""
 
@@ -146,7 +148,7 @@ class Delta:
         return jnp.full(shape, self.s, dtype)
 
 
-@params(kw_only=False)
+@positional
 class ScalePrior:
     """Any density of the scale.
 
