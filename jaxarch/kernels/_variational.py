@@ -191,7 +191,8 @@ def variational_predict(
             `(n_test, inducing)`.
         k_test: Variances of the test points, shape `(n_test,)`.
         key: Of the draws.
-        prior: The prior that `variational_init` was given.
+        prior: A `Delta` if `variational_init` was given one; any other prior has left
+            its q(s) in `params` and is not needed.
         num_draws: Draws of the scale and of all latent values.
 
     Returns:
@@ -211,8 +212,9 @@ def variational_predict(
         ("k_test", k_test),
     )
     check_positive(where, num_draws=num_draws)
-    _check_support(where, prior)
-    _check_scale(where, params, prior)
+    if params.log_a is None or prior is not None:
+        _check_support(where, prior)
+        _check_scale(where, params, prior)
     f = _draw(params, cholesky, rows, variances, prior, key, num_draws)
     return jax.nn.softmax(f).mean(0)
 
@@ -255,7 +257,7 @@ def _divergence(params, cholesky, prior):
         trace = (_precision(cholesky) * jnp.exp(2 * params.log_std).sum(0)).sum()
     else:
         r = _lower(params.factor)
-        log_ratio = -2 * jnp.diagonal(params.factor, axis1=1, axis2=2).sum()
+        log_ratio = -2 * _diagonals(params.factor).sum()
         trace = (r * r).sum()
     square = inverse_scale * (params.mean * params.mean).sum()
     return (log_ratio - params.mean.size + trace + square) / 2 + of_scale
@@ -306,8 +308,11 @@ def _precision(cholesky: Array) -> Array:
 
 def _lower(r: Array) -> Array:
     """R_c, whose diagonal is positive, from the parameter."""
-    diagonal = jnp.exp(jnp.diagonal(r, axis1=1, axis2=2))
-    return jnp.tril(r, -1) + diagonal[:, :, None] * jnp.eye(r.shape[1], dtype=r.dtype)
+    return jnp.tril(r, -1) + jax.vmap(jnp.diag)(jnp.exp(_diagonals(r)))
+
+
+def _diagonals(r: Array) -> Array:
+    return jnp.diagonal(r, axis1=1, axis2=2)
 
 
 def _kernels(where, params, k_inducing, cross, variances):
@@ -351,7 +356,7 @@ def _check_support(where: str, prior: Prior | None) -> None:
 def _check_scale(where: str, params: VariationalParams, prior: Prior | None) -> None:
     fixed = prior is None or isinstance(prior, Delta)
     if fixed != (params.log_a is None):
-        wanted = "a prior on the scale" if fixed else "None or a Delta"
+        wanted = "None or a Delta" if params.log_a is None else "a prior on the scale"
         got = "None" if prior is None else type(prior).__name__
         raise ValueError(
             f"{where}: `prior` must be {wanted}, as for the variational_init that made "
