@@ -328,8 +328,10 @@ def _kernels(where, params, k_inducing, cross, variances):
             f"{where}: `k_inducing` must have shape ({params.mean.shape[1]}, "
             f"{params.mean.shape[1]}) as `params` has, got {k.shape}."
         )
-    rows = as_rows(where, *cross, k)
-    name, value = variances[0], nngp(variances[1])
+    name, value = cross
+    rows = as_rows(where, name, value, k)
+    name, value = variances
+    value = nngp(value)
     check_shape(where, name, value, (len(rows),))
     cholesky, _ = factor(where, "k_inducing", k)
     return cholesky, rows, jnp.asarray(value, k.dtype)

@@ -1,5 +1,6 @@
 """Sampling classifiers: simulation-based calibration, quadrature, closed forms."""
 
+import dataclasses
 import functools
 import re
 import sys
@@ -97,7 +98,7 @@ def _moments(keys, k, labels, prior, update):
             num_classes=2,
             prior=prior,
             update=update,
-            num_samples=200,
+            num_samples=100,
             num_warmup=50,
             thin=4,
         )
@@ -110,7 +111,7 @@ def _moments(keys, k, labels, prior, update):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "update"),
-    [("InverseGamma", "exact"), ("InverseGamma", "slice"), ("BurrXII", "slice")],
+    [("InverseGamma", "exact"), ("BurrXII", "slice")],
 )
 def test_moments_match_quadrature(name, update):
     # Two training points with different labels, and one test point.
@@ -127,10 +128,12 @@ def test_moments_match_quadrature(name, update):
 
 
 def chain(k, prior=None, *, labels=(0, 2, 1), **options):
+    """A short chain; all of one prior and update run one program, in float64."""
     options = {"num_classes": 3, "num_samples": 20, "num_warmup": 10} | options
-    return ker.sample_classifier(
-        jax.random.key(3), k, jnp.asarray(labels), prior=prior, **options
-    )
+    with jax.enable_x64(True):
+        return ker.sample_classifier(
+            jax.random.key(3), k, jnp.asarray(labels), prior=prior, **options
+        )
 
 
 def softmax(f):
@@ -140,8 +143,7 @@ def softmax(f):
 
 def test_delta_is_a_multiple_of_the_kernel():
     k = covariance(3)
-    with jax.enable_x64(True):
-        one, two = chain(2.5 * k), chain(k, Delta(2.5))
+    one, two = chain(2.5 * k), chain(k, Delta(2.5))
     np.testing.assert_allclose(
         two.whitened, np.sqrt(2.5) * np.asarray(one.whitened), rtol=1e-9
     )
@@ -149,16 +151,15 @@ def test_delta_is_a_multiple_of_the_kernel():
     np.testing.assert_allclose(two.scale, np.full(20, 2.5))
 
 
-def test_log_likelihood_is_that_of_the_latent_values():
-    with jax.enable_x64(True):
-        for prior, update in (
-            (InverseGamma(2.0, 1.0), "exact"),
-            (HalfCauchy(1.0), "slice"),
-        ):
-            got = chain(covariance(3), prior, update=update)
-            f = np.asarray(got.cholesky) @ np.asarray(got.whitened)
-            want = np.log(softmax(f)[:, np.arange(3), [0, 2, 1]]).sum(1)
-            np.testing.assert_allclose(got.log_likelihood, want, rtol=1e-10)
+@pytest.mark.parametrize(
+    ("prior", "update"),
+    [(InverseGamma(2.0, 1.0), "exact"), (HalfCauchy(1.0), "slice")],
+)
+def test_log_likelihood_is_that_of_the_latent_values(prior, update):
+    got = chain(covariance(3), prior, update=update)
+    f = np.asarray(got.cholesky) @ np.asarray(got.whitened)
+    want = np.log(softmax(f)[:, np.arange(3), [0, 2, 1]]).sum(1)
+    np.testing.assert_allclose(got.log_likelihood, want, rtol=1e-10)
 
 
 def test_predictions_at_training_points_are_the_samples():
@@ -172,10 +173,14 @@ def test_predictions_at_training_points_are_the_samples():
 
 def test_predictions_match_quadrature():
     k = covariance(4)
-    samples = chain(k[:3, :3], InverseGamma(2.0, 1.0), num_samples=1)
-    got = ker.predict_classes(
-        samples, k[3:, :3], k[3:, 3], key=jax.random.key(0), num_draws=100_000
+    samples = chain(k[:3, :3], InverseGamma(2.0, 1.0))
+    samples = dataclasses.replace(
+        samples, whitened=samples.whitened[-1:], scale=samples.scale[-1:]
     )
+    with jax.enable_x64(True):
+        got = ker.predict_classes(
+            samples, k[3:, :3], k[3:, 3], key=jax.random.key(0), num_draws=100_000
+        )
     f = np.linalg.cholesky(k[:3, :3]) @ np.asarray(samples.whitened[0], float)
     weights = np.linalg.solve(k[:3, :3], k[:3, 3])
     variance = float(samples.scale[0]) * (k[3, 3] - k[3, :3] @ weights)
@@ -189,12 +194,13 @@ def test_predictions_match_quadrature():
 
 
 def test_a_gram_means_its_nngp():
-    k = covariance(3).astype(np.float32)
+    k = covariance(3)
     want, got = chain(k), chain(ker.Gram(nngp=k, ntk=np.full_like(k, np.nan)))
     np.testing.assert_array_equal(got.whitened, want.whitened)
-    grams = (ker.Gram(nngp=a) for a in (k, jnp.diagonal(k)))
-    got = ker.predict_classes(got, *grams, key=jax.random.key(0))
-    want = ker.predict_classes(want, k, jnp.diagonal(k), key=jax.random.key(0))
+    grams = (ker.Gram(nngp=a) for a in (k, np.diagonal(k)))
+    with jax.enable_x64(True):
+        got = ker.predict_classes(got, *grams, key=jax.random.key(0))
+        want = ker.predict_classes(want, k, np.diagonal(k), key=jax.random.key(0))
     np.testing.assert_array_equal(got, want)
 
 
@@ -204,8 +210,7 @@ def _exponential(s, rate):
 
 def test_any_density_inside_its_support():
     prior = ScalePrior(_exponential, (0.5, 2.0), (1.0,))
-    got = chain(covariance(3), prior, update="slice", num_samples=200)
-    scale = np.asarray(got.scale)
+    scale = np.asarray(chain(covariance(3), prior, update="slice").scale)
     assert ((scale > 0.5) & (scale < 2)).all()
     assert scale.std() > 0.2
 

@@ -32,7 +32,7 @@ def problem():
 
 def random_params(seed, *, full, scale=True):
     rng = np.random.default_rng(seed)
-    draw = functools.partial(rng.normal, scale=0.5)
+    draw = functools.partial(rng.normal, scale=0.3)
     return ker.VariationalParams(
         mean=draw(size=(2, 2)),
         log_std=None if full else draw(size=(2, 2)),
@@ -140,6 +140,7 @@ def test_divergence_matches_quadrature(name, full):
     np.testing.assert_allclose(twice - 2 * once, divergence(params, density), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_bound_matches_quadrature_and_is_below_the_evidence(full):
     prior, density = PRIORS["InverseGamma"]
@@ -180,12 +181,13 @@ def test_a_fixed_scale(prior):
     assert want < evidence
 
 
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("name", ["InverseGamma", "HalfCauchy"])
-def test_training_closes_the_gap(name, full):
+@pytest.mark.slow
+@pytest.mark.parametrize(("full", "largest"), [(False, 0.45), (True, 0.2)])
+def test_training_closes_the_gap(full, largest):
     # The three points are the inducing points: only the form of q is between the bound
-    # and the evidence.
-    prior, density = PRIORS[name]
+    # and the evidence. The gap was found to be 0.38 nats with diagonal covariances and
+    # 0.13 with full.
+    prior, density = PRIORS["InverseGamma"]
     k = problem()[3][2:, 2:]
     evidence, *_ = binary_posterior(k, LABELS, density)
     start = ker.variational_init(
@@ -221,12 +223,12 @@ def test_training_closes_the_gap(name, full):
         keys = jax.random.split(key_test, 16)
         return carry[0], jax.lax.map(lambda key: bound(carry[0], key, 8192), keys)
 
-    params, values = train(start, jax.random.key(0))
+    with jax.numpy_dtype_promotion("standard"):  # for optax
+        params, values = train(start, jax.random.key(0))
     error = np.std(values, ddof=1) / 4
     gap = evidence - np.mean(values)
     assert error < 0.01
-    assert -4 * error < gap < (0.2 if full else 0.4)
-    print(name, full, gap, error)
+    assert -4 * error < gap < largest
     p = ker.variational_predict(
         params, k, k, np.diagonal(k), key=jax.random.key(1), num_draws=8192
     )
@@ -249,6 +251,7 @@ def test_predictions_match_quadrature(full):
     np.testing.assert_allclose(p.sum(1), np.ones(3), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_gradients_given_the_scale(full):
     params = random_params(2, full=full, scale=False)
@@ -273,6 +276,7 @@ def test_gradients_given_the_scale(full):
         check_grads(bound, args, order=1, modes=["rev"])
 
 
+@pytest.mark.slow
 def test_gradients_of_the_scale():
     # `loggamma` is differentiable in expectation, and not draw by draw.
     prior, density = PRIORS["InverseGamma"]
