@@ -22,7 +22,7 @@ from .._checks import check_option, check_positive, check_shape, is_concrete
 from .._params import params
 from ._gp import as_square, einsum, factor
 from ._gram import Gram
-from ._scale_prior import Delta, InverseGamma, Prior, check_prior
+from ._scale_prior import Delta, InverseGamma, Prior, check_prior, scale_rule
 
 
 @params
@@ -63,12 +63,14 @@ def sample_classifier(
     - `update="exact"`, for an `InverseGamma(a, b)` alone: a draw from
       $s \mid f \sim IG(a + nC/2,\ b + \tfrac12 \sum_c f_c^\top K^{-1} f_c)$. It holds
       $f$ fixed, so that one step changes $\log s$ by about $\sqrt{2 / (nC)}$ and no
-      more: slow where the labels say little about $f$.
+      more: with hundreds of labels and ten classes the scale takes thousands of steps
+      to find its place.
     - `update="slice"`, for any prior: a slice update of $\log s$ with $z$ fixed, so
       that $f$ moves with $s$: slow where the labels determine $f$.
 
     The scale does not move for a `Delta`, nor without a prior, where it is 1. The chain
-    starts at a draw from the prior. blackjax (the extra `jaxarch[bayes]`) takes the
+    starts where the prior density of $\log s$ is largest, with $z$ a draw from its
+    prior. blackjax (the extra `jaxarch[bayes]`) takes the
     steps, in JAX's default floating dtype; results are in that of `k_train`, at least
     float32. Under `vmap` over keys the chains run side by side. Time O(n^3) once, then
     O(n^2 C) for each proposal of the elliptical slice, a handful a step.
@@ -245,14 +247,13 @@ def _chain(
             log_s, value = _slice(blackjax, key_s, prior, log_s, latent(z), labels)
         return z, log_s, value
 
-    key_z, key_s, key_chain = jax.random.split(key, 3)
+    key_z, key_chain = jax.random.split(key)
     z = jax.random.normal(key_z, shape, dtype)
-    s = jnp.ones((), dtype)
+    log_s = jnp.zeros((), dtype)
     if prior is not None:
-        info = jnp.finfo(dtype)
-        s = prior.sample(key_s, shape=(), dtype=dtype)
-        s = jnp.clip(s, float(info.tiny) ** 0.5, float(info.max) ** 0.5)
-    value = softmax_log_prob(jnp.sqrt(s) * latent(z), labels)
+        u, log_weight = scale_rule(prior, jnp.zeros_like, dtype)
+        log_s = u[jnp.argmax(log_weight)]
+    value = softmax_log_prob(jnp.exp(log_s / 2) * latent(z), labels)
 
     def sample(state, key_and_steps):
         key, num_steps = key_and_steps
@@ -266,7 +267,7 @@ def _chain(
     num_steps = np.full(num_samples, thin, np.int32)
     num_steps[0] += num_warmup
     keys = jax.random.split(key_chain, num_samples)
-    state = z, jnp.log(s), value
+    state = z, log_s, value
     return jax.lax.scan(sample, state, (keys, jnp.asarray(num_steps)))[1]
 
 
