@@ -7,6 +7,11 @@ An architecture is a Python function of one value, made of the operations below;
 from ._aggregate import aggregate as aggregate
 from ._attention import AttentionParams as AttentionParams, attention as attention
 from ._big import gram as gram
+from ._classifier import (
+    ClassifierSamples as ClassifierSamples,
+    predict_classes as predict_classes,
+    sample_classifier as sample_classifier,
+)
 from ._closed_forms import (
     cos as cos,
     erf as erf,
@@ -99,3 +104,9 @@ from ._scale_prior import (
 from ._solve import Solution as Solution, solve as solve
 from ._state import State as State
 from ._store import StoredMatrix as StoredMatrix
+from ._variational import (
+    VariationalParams as VariationalParams,
+    variational_bound as variational_bound,
+    variational_init as variational_init,
+    variational_predict as variational_predict,
+)
