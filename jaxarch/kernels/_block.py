@@ -299,16 +299,17 @@ class Block:
                     )
                     pair = self._pair(i, covariances, out1, out2, layout, same)
                 pair = self._finish(i, pair, out1, out2, same)
-                t = jnp.where(present[i], pair.t, 0)
-                values[i] = pair = pair._replace(t=t)
+                tangent = jnp.broadcast_to(pair.t, pair.v.shape)
+                tangent = jnp.where(present[i], tangent, 0)
+                values[i] = pair = pair._replace(t=tangent)
                 if plan.kept[i]:
-                    kept[i] = (pair.v, pair.w, t)
+                    kept[i] = (pair.v, pair.w, tangent)
                 if plan.summed[i]:
                     size = norm(self.one.marginals[i], sides[i])
                     axes = (*range(len(periods)), len(periods) + 1)
                     k, t = sums[i]
                     k = k + (size * (1 - pair.v)).sum(axes)
-                    t = t + pair.t.sum(axes)
+                    t = t + tangent.sum(axes)
                     sums = {**sums, i: (k, t)}
             return sums, kept
 
