@@ -86,6 +86,7 @@ from ._rectified import (
     sign as sign,
 )
 from ._regularise import dropout as dropout, layer_norm as layer_norm
+from ._scale_init import scale_mixture_init as scale_mixture_init
 from ._solve import Solution as Solution, solve as solve
 from ._state import State as State
 from ._store import StoredMatrix as StoredMatrix
