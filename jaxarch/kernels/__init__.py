@@ -62,6 +62,7 @@ from ._gp import (
 )
 from ._gram import Gram as Gram
 from ._infinite import Kernel as Kernel, infinite as infinite
+from ._mixture import Mixture as Mixture
 from ._monte_carlo import Estimate as Estimate, monte_carlo as monte_carlo
 from ._piecewise import elu as elu, selu as selu
 from ._polynomials import (
@@ -87,6 +88,15 @@ from ._rectified import (
 )
 from ._regularise import dropout as dropout, layer_norm as layer_norm
 from ._scale_init import scale_mixture_init as scale_mixture_init
+from ._scale_posterior import ScalePosterior as ScalePosterior
+from ._scale_prior import (
+    BurrXII as BurrXII,
+    Delta as Delta,
+    HalfCauchy as HalfCauchy,
+    InverseGamma as InverseGamma,
+    LogNormal as LogNormal,
+    ScalePrior as ScalePrior,
+)
 from ._solve import Solution as Solution, solve as solve
 from ._state import State as State
 from ._store import StoredMatrix as StoredMatrix

@@ -25,6 +25,9 @@ from ._gram import Gram
 if TYPE_CHECKING:
     from ._descent import Descended
     from ._dynamics import Trained
+    from ._mixture import Mixture
+    from ._scale_posterior import ScalePosterior
+    from ._scale_prior import Prior
 
 # A solve is only as good as its products: no TF32 on GPU, no bfloat16 on TPU.
 einsum = functools.partial(jnp.einsum, precision="highest")
@@ -160,13 +163,23 @@ def condition(
     y: Float[ArrayLike, " n"] | Float[ArrayLike, "n outputs"],
     *,
     noise: Float[ArrayLike, ""],
-) -> Posterior:
-    r"""Conditions a zero-mean Gaussian process on noisy observations.
+    prior: "Prior | None" = None,
+    noise_scaled: bool = True,
+) -> "Posterior | ScalePosterior":
+    r"""Conditions a zero-mean Gaussian process, or a mixture of them, on observations.
 
     The model is $y = f(X) + \epsilon$ with $f(X) \sim N(0, K)$ and
     $\epsilon \sim N(0, \sigma^2 I)$, separately for every output. The result holds
     $L L^\top = K + \sigma^2 I$ and $(K + \sigma^2 I)^{-1} y$ (Rasmussen and Williams,
     algorithm 2.1).
+
+    With a `prior` $H$ the process has a random scale that all outputs share,
+    $f \mid s \sim GP(0, s K)$ with $s \sim H$ (Lee et al., arXiv:2107.01408), and
+    $\epsilon \sim N(0, s \sigma^2 I)$, or $N(0, \sigma^2 I)$ if not `noise_scaled`. An
+    inverse gamma has closed forms; for any other prior, and for noise that is not
+    scaled, integrals over $\log s$ are done by quadrature. Scaled noise costs nothing
+    beside the Cholesky factor; noise that is not takes an eigendecomposition of
+    `k_train` and O(n) a node.
 
     The work is done in the dtype of `k_train`, at least float32; `y` and `noise` are
     converted to it. If the factorization fails it is repeated with a jitter on the
@@ -182,13 +195,19 @@ def condition(
         y: Observations, shape `(n,)` or `(n, outputs)`.
         noise: Variance of the observation noise, an absolute value, shape `()`;
             positive (not checked where it is traced).
+        prior: Of the scale: `InverseGamma`, `BurrXII`, `HalfCauchy`, `LogNormal`,
+            `Delta` or `ScalePrior`; `None` means the scale 1.
+        noise_scaled: Whether the noise has the random scale too.
 
     Returns:
-        The posterior, for `predict` and `log_evidence`.
+        The posterior, for `predict` and `log_evidence`: a `Posterior`, or with a
+        `prior` a `ScalePosterior`.
 
     Raises:
-        ValueError: A shape does not fit, `noise` is not positive, or (outside `jit`)
-            the matrix has no Cholesky factor with any jitter.
+        TypeError: `prior` is of the wrong kind.
+        ValueError: A shape does not fit, `noise` or a number of `prior` is not
+            positive, or (outside `jit`) the matrix has no Cholesky factor with any
+            jitter, or negative eigenvalues.
 
     Examples:
         >>> from jaxarch import kernels as ker
@@ -196,24 +215,31 @@ def condition(
         >>> ker.predict(posterior, jnp.ones((2, 3)), jnp.ones(2)).variance.shape
         (2,)
     """
-    k = as_square("condition", "k_train", _nngp(k_train))
+    k = as_square("condition", "k_train", nngp_of(k_train))
     y = as_targets("condition", "y", y, k)
     check_scalar("condition", "noise", noise, positive=True)
     noise = jnp.asarray(noise, k.dtype)
+    if prior is not None:
+        from . import _scale_posterior as scale  # which builds upon this file
+
+        scale.check_prior("condition", prior)
+        if not noise_scaled:
+            return scale.mix_noisy(k, y, noise, prior)
     cholesky, jitter = factor("condition", "k_train + noise I", add_diagonal(k, noise))
     whitened = solve_triangular(cholesky, y, lower=True)
     weights = solve_triangular(cholesky, whitened, trans="T", lower=True)
-    return Posterior(
+    posterior = Posterior(
         cholesky=cholesky,
         whitened=whitened,
         weights=weights,
         noise=noise,
         jitter=jitter,
     )
+    return posterior if prior is None else scale.mix(posterior, prior)
 
 
 def predict(
-    posterior: "Posterior | Trained | Descended",
+    posterior: "Posterior | ScalePosterior | Trained | Descended",
     k_test_train: Float[ArrayLike, "n_test n"]
     | Float[ArrayLike, "n_test n outputs outputs"]
     | Gram,
@@ -223,19 +249,20 @@ def predict(
     | None = None,
     *,
     f0: Float[ArrayLike, " n_test"] | Float[ArrayLike, "n_test outputs"] | None = None,
-) -> Predictive:
-    r"""Predicts at test points, from a `Posterior`, a `Trained` or a `Descended`.
+    noisy: bool = False,
+) -> "Predictive | Mixture":
+    r"""Predicts at test points, from what `condition` or a training returned.
 
     From `condition`, with $K_*$ the covariance of test and training points:
 
     $$\mu_* = K_* (K + \sigma^2 I)^{-1} y, \qquad
       \Sigma_* = K_{**} - K_* (K + \sigma^2 I)^{-1} K_*^\top.$$
 
-    That is the distribution of the noise-free function; for a new noisy observation add
-    `noise` to the variance. From `train`, the distribution over trained networks, and
-    from `gradient_descent` the outputs of one network, for which see there. Results are
-    in the dtype of `posterior`. Time O(n n_test) for the mean, O(n^2 n_test) for the
-    variance.
+    That is the distribution of the noise-free function, or if `noisy` of new
+    observations of it. From a `ScalePosterior` it is a `Mixture` of such ones. From
+    `train`, the distribution over trained networks, and from `gradient_descent` the
+    outputs of one network, for which see there. Results are in the dtype of
+    `posterior`. Time O(n n_test) for the mean, O(n^2 n_test) for the variance.
 
     Args:
         posterior: What `condition`, `train` or `gradient_descent` returned.
@@ -249,18 +276,33 @@ def predict(
         f0: The outputs at the test points, before training, of the one network whose
             outputs were given to `train` or `gradient_descent`: shape `(n_test,)` or
             `(n_test, outputs)`. Required there, refused elsewhere.
+        noisy: Whether to predict new noisy observations, and not the function; for what
+            `condition` returned.
 
     Returns:
-        `mean`, in shape `(n_test,)` or `(n_test, outputs)` like the targets, after an
-            axis of times if a `Descended` has one; `variance` `(n_test,)`, not below 0;
-            and `covariance` `(n_test, n_test)`.
+        A `Mixture` from a `ScalePosterior`; otherwise a `Predictive`: `mean`, in shape
+            `(n_test,)` or `(n_test, outputs)` like the targets, after an axis of times
+            if a `Descended` has one; `variance` `(n_test,)`, not below 0; and
+            `covariance` `(n_test, n_test)`.
 
     Raises:
         TypeError: `posterior` or a kernel is of the wrong kind.
         ValueError: A shape does not fit, a kernel is missing, or `f0` or `k_test` is
             not what this `posterior` needs.
     """
-    return predict_from(posterior, k_test_train, k_test, f0)
+    predictions = predict_from(posterior, k_test_train, k_test, f0)
+    if not noisy:
+        return predictions
+    return observed_from(posterior, predictions)
+
+
+@functools.singledispatch
+def observed_from(posterior, predictions):
+    """Adds the noise of new observations to predictions."""
+    raise ValueError(
+        "predict: `noisy` must be False for what has no noise, got True for a "
+        f"{type(posterior).__name__}."
+    )
 
 
 @functools.singledispatch
@@ -279,15 +321,26 @@ def _(posterior: Posterior, k_test_train, k_test, f0) -> Predictive:
             "predict: `f0` must be None for a Posterior (only one trained network has "
             f"outputs before training), got shape {jnp.shape(f0)}."
         )
-    k_star = as_cross("k_test_train", _nngp(k_test_train), posterior.cholesky)
+    k_star = as_cross("k_test_train", nngp_of(k_test_train), posterior.cholesky)
     mean = einsum("tn,n...->t...", k_star, posterior.weights)
     if k_test is None:
         return Predictive(mean=mean)
-    k_test = as_test("k_test", _nngp(k_test), k_star)
+    k_test = as_test("k_test", nngp_of(k_test), k_star)
     half = solve_triangular(posterior.cholesky, k_star.T, lower=True)
     if k_test.ndim == 1:
         return spread(mean, k_test - (half * half).sum(0))
     return spread(mean, k_test - einsum("nt,ns->ts", half, half))
+
+
+@observed_from.register
+def _(posterior: Posterior, predictions: Predictive) -> Predictive:
+    if predictions.variance is None:
+        return predictions
+    covariance = predictions.covariance
+    if covariance is not None:
+        covariance = add_diagonal(covariance, posterior.noise)
+    variance = predictions.variance + posterior.noise
+    return Predictive(mean=predictions.mean, variance=variance, covariance=covariance)
 
 
 def spread(mean: Array, variance: Array) -> Predictive:
@@ -322,19 +375,22 @@ def as_test(name: str, k: ArrayLike, k_star: Array) -> Array:
     return jnp.asarray(k, k_star.dtype)
 
 
-def _nngp(k: ArrayLike | Gram) -> ArrayLike:
+def nngp_of(k: ArrayLike | Gram) -> ArrayLike:
+    """The matrix that a `Gram` means here."""
     return k.nngp if isinstance(k, Gram) else k
 
 
-def log_evidence(posterior: Posterior) -> Float[Array, ""]:
-    r"""Log marginal likelihood of the training targets, summed over outputs.
+@functools.singledispatch
+def log_evidence(posterior: "Posterior | ScalePosterior") -> Float[Array, ""]:
+    r"""Log marginal likelihood of the training targets, over all outputs.
 
     $$\log p(y) = \sum_c -\tfrac12 y_c^\top (K + \sigma^2 I)^{-1} y_c
         - \tfrac12 \log |K + \sigma^2 I| - \tfrac n2 \log 2\pi$$
 
     (Rasmussen and Williams, equation 2.30). Differentiable in everything that went into
     `condition`: take the gradient of a function that builds the kernel, conditions and
-    calls this, in the logarithm of positive parameters.
+    calls this, in the logarithm of positive parameters. For a scale mixture it is the
+    integral of this over the scale, so that its prior may be learnt too.
 
     Args:
         posterior: What `condition` returned.
@@ -343,13 +399,16 @@ def log_evidence(posterior: Posterior) -> Float[Array, ""]:
         The sum over outputs, shape `()`. A jitter, if one was needed, counts as noise.
 
     Raises:
-        TypeError: `posterior` is not a `Posterior`.
+        TypeError: `posterior` is not what `condition` returned.
     """
-    if not isinstance(posterior, Posterior):
-        raise TypeError(
-            "log_evidence: `posterior` must be a Posterior, got "
-            f"{type(posterior).__name__}."
-        )
+    raise TypeError(
+        "log_evidence: `posterior` must be a Posterior or a ScalePosterior, got "
+        f"{type(posterior).__name__}."
+    )
+
+
+@log_evidence.register
+def _(posterior: Posterior) -> Array:
     whitened = posterior.whitened
     outputs = math.prod(whitened.shape[1:])
     half_log_det = jnp.log(jnp.diagonal(posterior.cholesky)).sum()

@@ -164,7 +164,9 @@ def test_a_shape_is_enough(key):
 
 def test_legacy_keys():
     legacy = jax.random.key_data(jax.random.key(0))
-    params, _ = ker.scale_mixture_init(legacy, MODEL_SMALL, VECTOR, prior=ker.Delta(1.0))
+    params, _ = ker.scale_mixture_init(
+        legacy, MODEL_SMALL, VECTOR, prior=ker.Delta(1.0)
+    )
     assert np.isfinite(params[0].weight).all()
 
 
@@ -208,7 +210,9 @@ def test_refuses_other_arguments(key):
     with pytest.raises(TypeError, match="scale_mixture_init: `prior` must be .* float"):
         ker.scale_mixture_init(key, MODEL_SMALL, VECTOR, prior=1.0)  # pyright: ignore
     with pytest.raises(ValueError, match="scale_mixture_init: `prior.a` .* positive"):
-        ker.scale_mixture_init(key, MODEL_SMALL, VECTOR, prior=ker.InverseGamma(0.0, 1.0))
+        ker.scale_mixture_init(
+            key, MODEL_SMALL, VECTOR, prior=ker.InverseGamma(0.0, 1.0)
+        )
     with pytest.raises(ValueError, match="`x` must have shape"):
         ker.scale_mixture_init(key, MODEL_SMALL, POINTS, prior=ker.Delta(1.0))
 
