@@ -42,9 +42,9 @@ class Facts:
         zero = jnp.zeros_like(self.count)
         return Facts(prior=prior, count=zero, square=zero)
 
-    def integral(self, *, power: int = 0) -> tuple[Array, Array, Array]:
-        r"""$\log\int H(s) s^{p - N/2} e^{-D/2s} ds$, nodes, normalised log weights."""
-        total, log_scale, log_weight = self._relative(power)
+    def integral(self) -> tuple[Array, Array, Array]:
+        r"""$\log\int H(s) s^{-N/2} e^{-D/2s} ds$, the nodes, normalised log weights."""
+        total, log_scale, log_weight = self._relative()
         top = -self.count / 2 * (1 + jnp.log(self._square / self.count))
         return total + top, log_scale, log_weight
 
@@ -52,12 +52,12 @@ class Facts:
     def _square(self) -> Array:
         return jnp.maximum(self.square, jnp.finfo(self.square.dtype).tiny)
 
-    def _relative(self, power: int = 0) -> tuple[Array, Array, Array]:
+    def _relative(self) -> tuple[Array, Array, Array]:
         """`integral` over the largest value of the likelihood, at s = D / N."""
         centre = jnp.log(self._square / self.count)
 
         def log_likelihood(u):  # less its largest value, without cancellation
-            return power * u - self.count / 2 * (u - centre + jnp.expm1(centre - u))
+            return -self.count / 2 * (u - centre + jnp.expm1(centre - u))
 
         log_scale, log_weight = scale_rule(
             self.prior, log_likelihood, self.square.dtype

@@ -62,32 +62,34 @@ class Rotated:
 
 def mix(posterior: Posterior, prior: Any) -> ScalePosterior:
     """The mixture whose process of scale 1 is `posterior`, its noise scaled with it."""
-    whitened = posterior.whitened
-    dtype, count = whitened.dtype, whitened.size
-    prior = jax.tree.map(lambda a: jnp.asarray(a, dtype), prior)
-    outputs = math.prod(whitened.shape[1:])
-    square = (whitened * whitened).sum()
-    half_log_det = jnp.log(jnp.diagonal(posterior.cholesky)).sum()
-    constant = -count / 2 * math.log(2 * math.pi) - outputs * half_log_det
+    square = (posterior.whitened**2).sum()
+    prior = jax.tree.map(lambda a: jnp.asarray(a, square.dtype), prior)
+    outputs = math.prod(posterior.whitened.shape[1:])
+    log_det = 2 * outputs * jnp.log(jnp.diagonal(posterior.cholesky)).sum()
+    count = jnp.asarray(posterior.whitened.size, square.dtype)
+    facts = Facts(prior=prior, count=count, square=square)
+    return ScalePosterior(process=posterior, **_integrate(facts, log_det))
 
-    facts = Facts(prior=prior, count=jnp.asarray(count, dtype), square=square)
+
+@jax.jit
+def _integrate(facts: Facts, log_det: Array) -> dict[str, Any]:
+    """The fields of a `ScalePosterior` that depend on the prior."""
+    prior, count, square = facts.prior, facts.count, facts.square
     total, log_scale, log_weight = facts.integral()
+    mean_scale = jnp.exp(logsumexp(log_weight + log_scale))
     if isinstance(prior, InverseGamma):
         facts = facts.conjugate()
         a, b = facts.prior.a, facts.prior.b
         total = gammaln(a) - gammaln(prior.a) - count / 2 * jnp.log(prior.b)
         total = total - a * jnp.log1p(square / (2 * prior.b))
         mean_scale = jnp.where(a > 1, b / jnp.where(a > 1, a - 1, 1), jnp.inf)
-    else:
-        mean_scale = jnp.exp(facts.integral(power=1)[0] - total)
-    return ScalePosterior(
-        process=posterior,
-        log_scale=log_scale,
-        log_weight=log_weight,
-        log_evidence=constant + total,
-        mean_scale=mean_scale,
-        facts=facts,
-    )
+    return {
+        "log_scale": log_scale,
+        "log_weight": log_weight,
+        "log_evidence": total - (count * math.log(2 * math.pi) + log_det) / 2,
+        "mean_scale": mean_scale,
+        "facts": facts,
+    }
 
 
 # --- noise outside the scale --------------------------------------------------
@@ -158,7 +160,6 @@ def mix_noisy(k: Array, y: Array, noise: Array, prior: Any) -> ScalePosterior:
 
     log_scale, log_weight = scale_rule(prior, log_prob, k.dtype)
     total = logsumexp(log_weight)
-    _, moment = scale_rule(prior, lambda u: log_prob(u) + u, k.dtype)
     process = Rotated(
         eigenvalues=eigenvalues,
         eigenvectors=q,
@@ -170,7 +171,7 @@ def mix_noisy(k: Array, y: Array, noise: Array, prior: Any) -> ScalePosterior:
         log_scale=log_scale,
         log_weight=log_weight - total,
         log_evidence=total,
-        mean_scale=jnp.exp(logsumexp(moment) - total),
+        mean_scale=jnp.exp(logsumexp(log_weight + log_scale) - total),
         facts=None,
     )
 
