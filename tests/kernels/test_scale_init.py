@@ -34,20 +34,15 @@ def convolved(h, conv, after):
 NETWORKS = {
     "dense": (two_layers, VECTOR, 1),
     "one layer": (functools.partial(ker.dense, features=2), VECTOR, 0),
-    "no bias": (
-        lambda h: ker.dense(ker.erf(ker.dense(h, 4)), 2, b_std=None),
-        VECTOR,
-        1,
-    ),
     "standard": (
         functools.partial(two_layers, parameterization="standard", s=(2.0, 3.0)),
         VECTOR,
         1,
     ),
-    "residual, times 3": (
-        lambda h: 3.0 * ker.dense(ker.erf(ker.dense(h, 3) + ker.dense(h, 3)), 2),
+    "residual, no bias, times 3": (
+        lambda h: 3.0 * ker.dense(ker.erf(h + ker.dense(h, 3)), 2, b_std=None),
         VECTOR,
-        2,
+        1,
     ),
     "shared below": (shared_below, VECTOR, 1),
     "conv, pool": (
