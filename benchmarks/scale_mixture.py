@@ -99,15 +99,17 @@ def run_cost(args):
                     if prior is not None and args.outside
                 }
             seconds = {name: [] for name in programs}
+            cpu = {name: [] for name in programs}
             for turn in range(-1, args.repeats):
                 for name, (function, prior, scaled) in programs.items():
                     if not scaled and turn >= args.repeats // 3:
                         continue
-                    start = time.perf_counter()
+                    start, used = time.perf_counter(), time.process_time()
                     found = function(prior, *inputs, scaled=scaled)
                     jax.block_until_ready(found)
                     if turn >= 0:
                         seconds[name].append(time.perf_counter() - start)
+                        cpu[name].append(time.process_time() - used)
             case = f"{work.__name__}, {outputs} output{'s' * (outputs > 1)}"
             script.progress(case)
             cases[case] = {
@@ -116,7 +118,12 @@ def run_cost(args):
                     "over_process": _harness.paired_ratio(
                         taken, seconds[plain][: len(taken)]
                     ),
+                    "cpu_s": _harness.summary(cpu[name]),
+                    "cpu_over_process": _harness.paired_ratio(
+                        cpu[name], cpu[plain][: len(taken)]
+                    ),
                     "samples_s": taken,
+                    "samples_cpu_s": cpu[name],
                 }
                 for name, taken in seconds.items()
             }
@@ -134,10 +141,13 @@ def print_cost(found):
     rows = [
         [case, name, script.spread(entry["seconds"], 1e3, 1)]
         + [script.spread(entry["over_process"], digits=2)]
+        + [script.spread(entry["cpu_s"], 1e3, 1)]
+        + [script.spread(entry["cpu_over_process"], digits=2)]
         for case, entries in found["times"].items()
         for name, entry in entries.items()
     ]
-    script.print_table(["work", "prior", "ms", "over the process"], rows)
+    header = ["work", "prior", "ms", "over the process", "cpu ms", "over the process"]
+    script.print_table(header, rows)
 
 
 # --- data: the models -------------------------------------------------------------
@@ -145,7 +155,10 @@ def print_cost(found):
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A model: its numbers beside the noise, where they start, and their ranges."""
+    """A model: its numbers beside the noise, where they start, and their ranges.
+
+    The last number is a scale.
+    """
 
     kind: str
     names: tuple[str, ...]
@@ -192,8 +205,9 @@ def loss(kind, numbers, k, y):
     return jax.value_and_grad(value)(numbers)
 
 
-def fit(method, k, y, noise=NOISE[0]):
+def fit(method, k, y, noise=NOISE[0], scale=1.0):
     """The numbers that the evidence prefers, and the evidence a number of `y`."""
+    *start, last = method.start
     low, high = np.log([NOISE[1], *method.low]), np.log([NOISE[2], *method.high])
 
     def value(numbers):
@@ -202,7 +216,7 @@ def fit(method, k, y, noise=NOISE[0]):
 
     found = scipy.optimize.minimize(
         value,
-        np.clip(np.log([noise, *method.start]), low, high),
+        np.clip(np.log([noise, *start, scale * last]), low, high),
         jac=True,
         method="L-BFGS-B",
         bounds=list(zip(low, high, strict=True)),
@@ -320,7 +334,7 @@ def run_task(task, grams):
         if name == "NNGP":
             numbers, value = tried[best]
         else:
-            numbers, value = fit(method, inside[best], task.y, tried[best][0][0])
+            numbers, value = fit(method, inside[best], task.y, *tried[best][0])
         learnt = dict(zip(("noise", *method.names), numbers.tolist(), strict=True))
         learnt = {"b_std": float(BIASES[best]), **learnt}
         for condition, test in task.tests.items():
@@ -362,11 +376,19 @@ def verdict(paired):
     """What paired differences over seeds say, by a t-test at 5 %."""
     if len(paired) < 2:
         return "one seed"
+    if abs(paired.mean()) < 0.001:
+        return "the same to 0.001"
     error = paired.std(ddof=1) / math.sqrt(len(paired))
     if abs(paired.mean()) <= scipy.stats.t.ppf(0.975, len(paired) - 1) * error:
         return "within the noise"
     word = "helps" if paired.mean() < 0 else "hurts"
     return word if abs(paired.mean()) >= 0.01 else f"{word}, by less than 0.01"
+
+
+def mean_and_deviation(values, digits, sign=""):
+    """Over the seeds, in words."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):{sign}.{digits}f} ± {deviation:.{digits}f}"
 
 
 def print_data(found):
@@ -375,17 +397,13 @@ def print_data(found):
     for case, entries in found["scores"].items():
         for name, entry in entries.items():
             row = [case, name]
-            for field, digits in (("nll", 3), ("calibration", 4)):
-                values, paired = entry[field], np.array(entry[f"{field}_less_nngp"])
-                row.append(
-                    f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}"
-                )
+            for field, decimals in (("nll", 3), ("calibration", 4)):
+                row.append(mean_and_deviation(entry[field], decimals))
                 if name == "NNGP":
                     row += ["", ""]
                     continue
-                row.append(
-                    f"{paired.mean():+.{digits + 1}f} ± {paired.std():.{digits + 1}f}"
-                )
+                paired = entry[f"{field}_less_nngp"]
+                row.append(mean_and_deviation(paired, 4, "+"))
                 row.append(entry[f"{field}_verdict"])
             learnt = {
                 number: np.median([numbers[number] for numbers in entry["numbers"]])
