@@ -380,6 +380,16 @@ ENTRIES = (
     Entry(
         package="kernels",
         kind="function",
+        names=("scale_mixture_init",),
+        source="Lee, Yun, Yang, Lee 2022, "
+        "[arXiv:2107.01408](https://arxiv.org/abs/2107.01408), section 3",
+        proof="Kolmogorov-Smirnov: 2000 networks of width 4096 against the Student-t; "
+        "1500 networks after gradient descent against the mixture, and given s",
+        differs="any architecture that is linear in its last layer, and any prior",
+    ),
+    Entry(
+        package="kernels",
+        kind="function",
         names=("Trained", "train", "max_learning_rate"),
         make=lambda: (
             _train,

@@ -92,6 +92,7 @@ from ._rectified import (
     sign as sign,
 )
 from ._regularise import dropout as dropout, layer_norm as layer_norm
+from ._scale_init import scale_mixture_init as scale_mixture_init
 from ._scale_posterior import ScalePosterior as ScalePosterior
 from ._scale_prior import (
     BurrXII as BurrXII,
