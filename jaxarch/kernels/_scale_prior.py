@@ -88,7 +88,8 @@ class BurrXII:
         """Independent draws."""
         # 1 + s^c = u^(-1/k), and -log u is exponential.
         e = jax.random.exponential(key, shape, dtype)
-        return jnp.expm1(e / self.k) ** (1 / jnp.asarray(self.c, dtype))
+        k, c = jnp.asarray(self.k, dtype), jnp.asarray(self.c, dtype)
+        return jnp.expm1(e / k) ** (1 / c)
 
 
 @positional
@@ -128,7 +129,8 @@ class LogNormal:
     def sample(self, key, *, shape=(), dtype=jnp.float32) -> Array:
         """Independent draws."""
         z = jax.random.normal(key, shape, dtype)
-        return jnp.exp(jnp.asarray(self.mu, dtype) + self.sigma * z)
+        mu, sigma = jnp.asarray(self.mu, dtype), jnp.asarray(self.sigma, dtype)
+        return jnp.exp(mu + sigma * z)
 
 
 @positional

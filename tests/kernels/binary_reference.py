@@ -11,7 +11,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import burr12, halfcauchy, invgamma, lognorm
 
-from jaxarch.kernels._scale_prior import BurrXII, HalfCauchy, InverseGamma, LogNormal
+from jaxarch.kernels import BurrXII, HalfCauchy, InverseGamma, LogNormal
 
 PRIORS = {
     "InverseGamma": (InverseGamma(3.0, 2.0), invgamma(3, scale=2)),

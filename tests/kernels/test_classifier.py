@@ -13,7 +13,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy import stats
 
 from jaxarch import kernels as ker
-from jaxarch.kernels._scale_prior import Delta, HalfCauchy, InverseGamma, ScalePrior
+from jaxarch.kernels import Delta, HalfCauchy, InverseGamma, ScalePrior
 
 from .binary_reference import PRIORS, binary_posterior
 

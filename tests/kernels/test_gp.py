@@ -69,6 +69,13 @@ def test_predict_matches_the_inverse(outputs):
     assert mean.variance is None
 
 
+def test_vmap_over_targets_alone():
+    k, _, _, y = problem(outputs=3)
+    with jax.enable_x64(True):
+        got = jax.vmap(lambda y: ker.condition(k, y, noise=0.3).weights, 1, 1)(y)
+        close(got, ker.condition(k, y, noise=0.3).weights, 1e-13)
+
+
 @pytest.mark.parametrize("outputs", [None, 3])
 def test_log_evidence_matches_scipy(outputs):
     k, _, _, y = problem(outputs=outputs)

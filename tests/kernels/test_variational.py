@@ -15,7 +15,7 @@ from scipy.special import expit, log_expit
 from scipy.stats import invgamma
 
 from jaxarch import kernels as ker
-from jaxarch.kernels._scale_prior import Delta, HalfCauchy, InverseGamma, ScalePrior
+from jaxarch.kernels import Delta, HalfCauchy, InverseGamma, ScalePrior
 
 from .binary_reference import LOG_SCALES, PRIORS, binary_posterior
 
