@@ -63,17 +63,17 @@ def sample_classifier(
     - `update="exact"`, for an `InverseGamma(a, b)` alone: a draw from
       $s \mid f \sim IG(a + nC/2,\ b + \tfrac12 \sum_c f_c^\top K^{-1} f_c)$. It holds
       $f$ fixed, so that one step changes $\log s$ by about $\sqrt{2 / (nC)}$ and no
-      more: with hundreds of labels and ten classes the scale takes thousands of steps
-      to find its place.
+      more: with hundreds of labels and ten classes the scale takes many steps to find
+      its place.
     - `update="slice"`, for any prior: a slice update of $\log s$ with $z$ fixed, so
       that $f$ moves with $s$: slow where the labels determine $f$.
 
     The scale does not move for a `Delta`, nor without a prior, where it is 1. The chain
     starts where the prior density of $\log s$ is largest, with $z$ a draw from its
-    prior. blackjax (the extra `jaxarch[bayes]`) takes the
-    steps, in JAX's default floating dtype; results are in that of `k_train`, at least
-    float32. Under `vmap` over keys the chains run side by side. Time O(n^3) once, then
-    O(n^2 C) for each proposal of the elliptical slice, a handful a step.
+    prior. blackjax (the extra `jaxarch[bayes]`) takes the steps, in JAX's default
+    floating dtype; results are in that of `k_train`, at least float32. Under `vmap`
+    over keys the chains run side by side. Time O(n^3) once, then O(n^2 C) for each
+    proposal of the elliptical slice, a handful a step.
 
     Args:
         key: Of the whole chain.
@@ -313,7 +313,8 @@ def as_labels(where: str, labels: ArrayLike, n: int, num_classes: int) -> Array:
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{where}: `labels` must be integers, got {labels.dtype}.")
     if is_concrete(labels):
-        low, high = np.min(labels), np.max(labels)
+        known = np.asarray(labels)
+        low, high = known.min(), known.max()
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"{where}: `labels` must be from 0 to {num_classes - 1}, got {low} to "

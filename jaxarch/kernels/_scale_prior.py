@@ -278,6 +278,8 @@ def _extent(integrand, low, high, dtype) -> tuple[Array, Array]:
             jnp.minimum(high, u[last] + step),
         ), None
 
-    bounds = (jnp.asarray(low, dtype), jnp.asarray(high, dtype))
+    # In a shard_map the bounds vary where the integrand does.
+    value = integrand(jnp.asarray([(low + high) / 2], dtype))[0]
+    bounds = tuple(jnp.where(False, value, jnp.asarray(e, dtype)) for e in (low, high))
     bounds, _ = jax.lax.scan(narrow, bounds, None, length=4)
     return jax.tree.map(jax.lax.stop_gradient, bounds)

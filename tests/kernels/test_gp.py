@@ -369,7 +369,7 @@ def test_bad_arguments_of_predict():
 
 
 def test_bad_argument_of_log_evidence():
-    message = "log_evidence: `posterior` must be a Posterior, got ndarray"
+    message = "log_evidence: `posterior` must be a Posterior or a Scale"
     with pytest.raises(TypeError, match=message):
         ker.log_evidence(np.eye(3))
 

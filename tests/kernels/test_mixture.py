@@ -224,6 +224,7 @@ def test_draws_share_one_scale(noise_scaled):
     assert stats.spearmanr(squares[0], other).pvalue > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_scaled", [True, False])
 def test_gradients(noise_scaled):
     k, k_star, k_test, y = problem(n=4, n_test=2)
@@ -302,6 +303,7 @@ def test_class_probabilities(noise_scaled):
     np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_scaled", [True, False])
 def test_float32(noise_scaled):
     k, k_star, k_test, y = problem(n=30)
