@@ -85,8 +85,12 @@ def add_diagonal(matrix: Array, value: Array) -> Array:
     return matrix + value * jnp.eye(len(matrix), dtype=matrix.dtype)
 
 
-def check_scalar(where: str, name: str, value: ArrayLike, *, positive: bool) -> None:
-    """Raises `ValueError` unless `value` is one number in range, as far as known."""
+def check_scalar(
+    where: str, name: str, value: ArrayLike, *, positive: bool | None
+) -> None:
+    """Raises unless `value` is one number in range (`None`: any), as far as known."""
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(f"{where}: `{name}` must be a number, got {value!r}.")
     shape = jnp.shape(value)
     if shape != ():
         raise ValueError(
@@ -95,10 +99,11 @@ def check_scalar(where: str, name: str, value: ArrayLike, *, positive: bool) -> 
         )
     if is_concrete(value):
         number = np.asarray(value).item()
-        if not (0 < number if positive else 0 <= number) or not number < np.inf:
-            wanted = "positive" if positive else "not negative"
+        low = {True: 0 < number, False: 0 <= number, None: -np.inf < number}[positive]
+        if not low or not number < np.inf:
+            wanted = {True: " and positive", False: " and not negative", None: ""}
             raise ValueError(
-                f"{where}: `{name}` must be finite and {wanted}, got {number}."
+                f"{where}: `{name}` must be finite{wanted[positive]}, got {number}."
             )
 
 
@@ -215,7 +220,9 @@ def condition(
             positive (not checked where it is traced).
         prior: Of the scale: `InverseGamma`, `BurrXII`, `HalfCauchy`, `LogNormal`,
             `Delta` or `ScalePrior`; `None` means the scale 1.
-        noise_scaled: Whether the noise has the random scale too.
+        noise_scaled: Whether the noise has the random scale too; without a `prior` it
+            makes no difference. If not, derivatives of predictions need eigenvalues of
+            `k_train` that are all different (those of the evidence do not).
 
     Returns:
         The posterior, for `predict` and `log_evidence`: a `Posterior`, or with a

@@ -16,9 +16,10 @@ from jax.scipy.special import gammaln, logsumexp, ndtr, ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import check_positive
 from .._params import params
 from ._gp import add_diagonal, class_probabilities, einsum, factor
-from ._scale_prior import InverseGamma, scale_rule
+from ._scale_prior import Delta, InverseGamma, scale_rule
 
 _BISECTIONS = 60
 
@@ -51,7 +52,8 @@ class Facts:
 
     @property
     def _square(self) -> Array:
-        return jnp.maximum(self.square, jnp.finfo(self.square.dtype).tiny)
+        # At 0 a scale has no likelihood; 1 / D^2 must not overflow in a derivative.
+        return jnp.maximum(self.square, float(jnp.finfo(self.square.dtype).tiny) ** 0.4)
 
     def _relative(self) -> tuple[Array, Array, Array]:
         """`integral` over the largest value of the likelihood, at s = D / N."""
@@ -75,8 +77,12 @@ class Facts:
         half, constant = count / 2, -count / 2 * math.log(2 * math.pi)
         if isinstance(self.prior, InverseGamma):  # a Student-t
             a, b = self.prior.a, self.prior.b
-            ratio = gammaln(a + half) - gammaln(a) - half * jnp.log(b)
+            ratio = _log_gamma_ratio(a, half) - half * jnp.log(b)
             return constant + ratio - (a + half) * jnp.log1p(square / (2 * b))
+        if isinstance(self.prior, Delta):
+            s = self.prior.s
+            return constant - half * jnp.log(s) - square / (2 * s)
+        square = jnp.minimum(square, float(jnp.finfo(square.dtype).max) * 1e-4)
         more = Facts(
             prior=self.prior, count=self.count + count, square=self._square + square
         )
@@ -84,6 +90,17 @@ class Facts:
             jnp.log1p(square / self._square) - jnp.log1p(count / self.count)
         )
         return constant + tops + more._relative()[0] - self._relative()[0]
+
+
+def _log_gamma_ratio(a: Array, h: float) -> Array:
+    """`log(Gamma(a + h) / Gamma(a))`, by Stirling's series where the two are large."""
+    x = jnp.maximum(a, 20)
+
+    def rest(x):
+        return (1 - (1 / 30 - 2 / (210 * x**2)) / x**2) / (12 * x)
+
+    large = (x + h - 0.5) * jnp.log1p(h / x) + h * jnp.log(x) - h + rest(x + h)
+    return jnp.where(a > 20, large - rest(x), gammaln(a + h) - gammaln(a))
 
 
 @params
@@ -164,7 +181,7 @@ class Mixture:
     """
 
     mean: Array  # (n_test,) or (n_test, outputs)
-    variance: Array  # like `mean`; infinite where there is none
+    variance: Array  # like `mean`; see `ScalePosterior.mean_scale`
     given: Scaled | Eigen  # the Gaussian predictions at a scale
     log_scale: Array  # (nodes,): nodes of a rule in log s
     log_weight: Array  # (nodes,), normalised
@@ -177,7 +194,8 @@ class Mixture:
         mean, variance = jax.vmap(self.given.at)(self.log_scale[::stride])
         ones = (1,) * (self.mean.ndim - 1)
         log_weight = log_weight.reshape(-1, *(1,) * self.mean.ndim)
-        return log_weight, mean, variance.reshape(*variance.shape, *ones)
+        variance = variance.reshape(*variance.shape, *ones)
+        return log_weight, mean, jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)
 
     def _as_targets(self, where: str, y: ArrayLike) -> Array:
         if jnp.shape(y) != self.mean.shape:
@@ -194,7 +212,17 @@ class Mixture:
             )
 
     def cdf(self, y: Float[ArrayLike, "*mean"]) -> Float[Array, "*mean"]:
-        """Probability that each coordinate is at most `y`, by the quadrature."""
+        """Probability that each coordinate is at most `y`, by the quadrature.
+
+        Args:
+            y: Values, shaped like `mean`.
+
+        Returns:
+            Probabilities, shaped like `mean`; errors are absolute ones.
+
+        Raises:
+            ValueError: `y` has another shape.
+        """
         return _below(self, self._as_targets("cdf", y))
 
     def _cdf(self, y, log_weight, mean, variance) -> Array:
@@ -211,7 +239,7 @@ class Mixture:
             p: Probabilities, any shape.
 
         Returns:
-            For every probability an array like `mean`; 0 and 1 give NaN.
+            For every probability an array like `mean`; NaN outside of (0, 1).
         """
         return _quantiles(self, jnp.asarray(p, self.mean.dtype))
 
@@ -234,7 +262,8 @@ class Mixture:
             z = (y[None] - mean) / jnp.sqrt(variance)
             density = jnp.exp(log_weight - z * z / 2) / jnp.sqrt(2 * math.pi * variance)
             slope = jax.lax.stop_gradient(density.sum(0))
-            y = y - (self._cdf(y, *nodes) - p) / jnp.where(slope > 0, slope, 1)
+            step = (self._cdf(y, *nodes) - p) / jnp.where(slope > 0, slope, 1)
+            y = y - jnp.where(slope > 0, step, 0)
         return y
 
     def log_prob(
@@ -248,7 +277,9 @@ class Mixture:
                 `predict` must have had a matrix `k_test`.
 
         Returns:
-            An array like `mean`, or `()`.
+            An array like `mean`, or `()`. Where the noise is not scaled, values so far
+            out that they tell of another scale than the data did are given too small a
+            density: the nodes are those of the data.
 
         Raises:
             ValueError: `y` has another shape, or the covariance is not known.
@@ -262,7 +293,8 @@ class Mixture:
         if self.facts is not None:
             assert isinstance(self.given, Scaled)
             ones = (1,) * (self.mean.ndim - 1)
-            variance = self.given.variance.reshape(-1, *ones)
+            tiny = jnp.finfo(self.mean.dtype).tiny
+            variance = jnp.maximum(self.given.variance, tiny).reshape(-1, *ones)
             square = (y - self.mean) ** 2 / variance
             one = jax.vmap(lambda d: self.facts.log_density(1, d))  # pyright: ignore
             return one(square.ravel()).reshape(y.shape) - jnp.log(variance) / 2
@@ -297,6 +329,8 @@ class Mixture:
     ) -> Float[Array, "num_samples *mean"]:
         """Draws of all test points and outputs together, each with ONE scale.
 
+        Time O(n_test^3) once, or for each draw where the noise is not scaled.
+
         Args:
             key: A JAX key.
             num_samples: How many.
@@ -307,6 +341,7 @@ class Mixture:
         Raises:
             ValueError: `predict` had no matrix `k_test`.
         """
+        check_positive("sample", num_samples=num_samples)
         self._covariances("sample")
         return _draws(self, key, num_samples)
 
@@ -344,6 +379,9 @@ class Mixture:
     def class_probabilities(self) -> Float[Array, "n_test classes"]:
         """Probability that each output is the largest; see the function of this name.
 
+        Returns:
+            Probabilities, `(n_test, classes)`.
+
         Raises:
             ValueError: `mean` has no axis of outputs.
         """
@@ -355,7 +393,9 @@ class Mixture:
         return _largest(self)
 
     def _class_probabilities(self) -> Array:
-        stride = 4 if len(self.log_scale) > 1 else 1
+        stride = 1
+        if self.facts is not None and self.facts.prior.support == (0.0, math.inf):
+            stride = 4 if len(self.log_scale) > 1 else 1  # still a trapezoid rule
         log_weight, _, _ = self._nodes(stride)
 
         def add(total, node):

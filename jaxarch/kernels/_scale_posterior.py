@@ -47,7 +47,8 @@ class ScalePosterior:
     log_scale: Array  # (nodes,)
     log_weight: Array  # (nodes,), normalised
     log_evidence: Array  # ()
-    mean_scale: Array  # (): E[s | y]
+    # (): E[s | y]; where that is infinite, so for an inverse gamma, else a large number
+    mean_scale: Array
     facts: Facts | None  # None where the noise is not scaled
 
 
@@ -147,7 +148,7 @@ def mix_noisy(k: Array, y: Array, noise: Array, prior: Any) -> ScalePosterior:
     eigenvalues, q = jnp.linalg.eigh(k)
     if is_concrete(eigenvalues):
         low, high = (float(np.asarray(eigenvalues)[i]) for i in (0, -1))
-        if not low > -1e3 * len(k) * float(jnp.finfo(k.dtype).eps) * high:
+        if not low >= -10 * len(k) * float(jnp.finfo(k.dtype).eps) * high:
             raise ValueError(
                 "condition: `k_train` must be positive semi-definite, got eigenvalues "
                 f"from {low:.3g} to {high:.3g}; build the Gram in float64 "
@@ -158,10 +159,8 @@ def mix_noisy(k: Array, y: Array, noise: Array, prior: Any) -> ScalePosterior:
 
 @jax.jit
 def _mix_noisy(k, y, noise, prior, eigenvalues, q) -> ScalePosterior:
-    fixed = jax.tree.map(jax.lax.stop_gradient, (eigenvalues, q))
-
     def log_prob(u):
-        return _rotated_log_prob(k, y, noise, u, *fixed)
+        return _rotated_log_prob(k, y, noise, u, eigenvalues, q)
 
     log_scale, log_weight = scale_rule(prior, log_prob, k.dtype)
     total = logsumexp(log_weight)
@@ -204,7 +203,9 @@ def _(posterior: ScalePosterior, k_test_train, k_test, f0) -> Mixture:
         given = Scaled(
             mean=plain.mean, variance=plain.variance, covariance=plain.covariance
         )
-        mean, variance = plain.mean, posterior.mean_scale * plain.variance
+        known = plain.variance > 0
+        scale = jnp.where(known, posterior.mean_scale, 0)
+        mean, variance = plain.mean, scale * plain.variance
         variance = variance.reshape(-1, *(1,) * (mean.ndim - 1))
         variance = jnp.broadcast_to(variance, mean.shape)
     else:

@@ -6,6 +6,7 @@ Densities are with respect to $s > 0$.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -40,6 +41,15 @@ class Prior(Protocol):
         ...
 
 
+def _on_positive(log_prob: Callable) -> Callable:
+    @functools.wraps(log_prob)
+    def wrapped(self, s):
+        inside = s > 0
+        return jnp.where(inside, log_prob(self, jnp.where(inside, s, 1)), -jnp.inf)
+
+    return wrapped
+
+
 @positional
 class InverseGamma:
     r"""$H(s) = b^a s^{-a-1} e^{-b/s} / \Gamma(a)$; the process is a Student-t process.
@@ -52,8 +62,9 @@ class InverseGamma:
 
     support, positive = (0.0, math.inf), ("a", "b")
 
+    @_on_positive
     def log_prob(self, s: Array) -> Array:
-        """Log density at each of `s`."""
+        """Log density at each of `s`, minus infinity where `s` is not positive."""
         return (
             xlogy(self.a, self.b) - gammaln(self.a) - (self.a + 1) * jnp.log(s)
         ) - self.b / s
@@ -73,8 +84,9 @@ class BurrXII:
 
     support, positive = (0.0, math.inf), ("c", "k")
 
+    @_on_positive
     def log_prob(self, s: Array) -> Array:
-        """Log density at each of `s`."""
+        """Log density at each of `s`, minus infinity where `s` is not positive."""
         log_s = jnp.log(s)
         growth = jnp.logaddexp(0.0, self.c * log_s)  # log(1 + s^c)
         return (
@@ -100,8 +112,9 @@ class HalfCauchy:
 
     support, positive = (0.0, math.inf), ("scale",)
 
+    @_on_positive
     def log_prob(self, s: Array) -> Array:
-        """Log density at each of `s`."""
+        """Log density at each of `s`, minus infinity where `s` is not positive."""
         z = s / self.scale
         return math.log(2 / math.pi) - jnp.log(self.scale) - jnp.log1p(z * z)
 
@@ -120,8 +133,9 @@ class LogNormal:
 
     support, positive = (0.0, math.inf), ("sigma",)
 
+    @_on_positive
     def log_prob(self, s: Array) -> Array:
-        """Log density at each of `s`."""
+        """Log density at each of `s`, minus infinity where `s` is not positive."""
         log_s = jnp.log(s)
         z = (log_s - self.mu) / self.sigma
         return -z * z / 2 - log_s - jnp.log(self.sigma) - math.log(2 * math.pi) / 2
@@ -143,7 +157,7 @@ class Delta:
 
     def log_prob(self, s: Array) -> Array:
         """0 at the scale, and minus infinity elsewhere: a probability, no density."""
-        return jnp.where(s == self.s, 0.0, -math.inf)
+        return jnp.where(s == self.s, jnp.zeros_like(s), -math.inf)
 
     def sample(self, key, *, shape=(), dtype=jnp.float32) -> Array:
         """The scale."""
@@ -200,7 +214,8 @@ def check_prior(where: str, prior: Any) -> None:
         return
     for field in dataclasses.fields(prior):
         value, name = getattr(prior, field.name), f"prior.{field.name}"
-        check_scalar(where, name, value, positive=field.name in prior.positive)
+        positive = True if field.name in prior.positive else None
+        check_scalar(where, name, value, positive=positive)
 
 
 _PANEL = 16

@@ -278,7 +278,7 @@ def _scale_terms(params, prior, dtype):
         prior = jax.tree.map(lambda p: jnp.asarray(p, dtype), prior)
         u, log_weight = scale_rule(InverseGamma(a, b), jnp.zeros_like, dtype)
         negative_entropy = (1 + a) * digamma(a) - a - log_b - gammaln(a)
-        expected = (jnp.exp(log_weight) * prior.log_prob(jnp.exp(u))).sum()
+        expected = (jax.nn.softmax(log_weight) * prior.log_prob(jnp.exp(u))).sum()
         divergence = negative_entropy - expected
     return jnp.exp(log_a - log_b), divergence
 
@@ -295,7 +295,7 @@ def _match(prior, dtype):
     variance = (weight * (u - mean) ** 2).sum()
     # log s has mean log b' - psi(a') and variance psi'(a'), about 1 / (a' - 1/2) for
     # large a' and 1 / a'^2 for small.
-    a = 1 / variance + 1 / (2 * jnp.sqrt(1 + variance))
+    a = 1 / variance + 1 / jnp.sqrt(4 + variance)
     return jnp.log(a), mean + digamma(a)
 
 
