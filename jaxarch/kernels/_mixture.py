@@ -76,7 +76,7 @@ class Facts:
         """
         half, constant = count / 2, -count / 2 * math.log(2 * math.pi)
         if isinstance(self.prior, InverseGamma):  # a Student-t
-            a, b = self.prior.a, self.prior.b
+            a, b = jnp.asarray(self.prior.a), jnp.asarray(self.prior.b)
             ratio = _log_gamma_ratio(a, half) - half * jnp.log(b)
             return constant + ratio - (a + half) * jnp.log1p(square / (2 * b))
         if isinstance(self.prior, Delta):
