@@ -60,13 +60,13 @@ from ._forecast import Forecast as Forecast
 from ._gp import (
     Posterior as Posterior,
     Predictive as Predictive,
-    class_probabilities as class_probabilities,
     condition as condition,
     log_evidence as log_evidence,
     predict as predict,
 )
 from ._gram import Gram as Gram
 from ._infinite import Kernel as Kernel, infinite as infinite
+from ._largest import class_probabilities as class_probabilities
 from ._mixture import Mixture as Mixture
 from ._monte_carlo import Estimate as Estimate, monte_carlo as monte_carlo
 from ._piecewise import elu as elu, selu as selu

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import check_option, check_positive, check_shape, is_concrete
 from .._params import params
-from ._gp import as_square, einsum, factor
+from ._gp import as_square, einsum, factor, nngp_of
 from ._gram import Gram
 from ._scale_prior import Delta, InverseGamma, Prior, check_prior, scale_rule
 
@@ -106,7 +106,7 @@ def sample_classifier(
         (10, 3, 2)
     """
     where = "sample_classifier"
-    k = as_square(where, "k_train", nngp(k_train))
+    k = as_square(where, "k_train", nngp_of(k_train))
     labels = as_labels(where, labels, len(k), num_classes)
     check_option(where, "update", update, ("exact", "slice"))
     check_positive(where, num_samples=num_samples, thin=thin)
@@ -185,7 +185,7 @@ def predict_classes(
         )
     check_positive(where, num_draws=num_draws)
     k_star = as_rows(where, "k_test_train", k_test_train, samples.cholesky)
-    k_test = nngp(k_test)
+    k_test = nngp_of(k_test)
     check_shape(where, "k_test", k_test, (len(k_star),))
     return _average(samples, k_star, jnp.asarray(k_test, k_star.dtype), key, num_draws)
 
@@ -323,14 +323,9 @@ def as_labels(where: str, labels: ArrayLike, n: int, num_classes: int) -> Array:
     return labels
 
 
-def nngp(k: ArrayLike | Gram) -> ArrayLike:
-    """Returns the covariance that `k` is or holds."""
-    return k.nngp if isinstance(k, Gram) else k
-
-
 def as_rows(where: str, name: str, k: Any, like: Array) -> Array:
     """Returns a kernel between new points (rows) and those of `like`, (n, n)."""
-    k = nngp(k)
+    k = nngp_of(k)
     n, shape = len(like), jnp.shape(k)
     if len(shape) != 2 or shape[1] != n or not shape[0]:
         raise ValueError(

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import check_positive
 from .._params import params
-from ._gp import add_diagonal, class_probabilities, einsum, factor
+from ._gp import add_diagonal, einsum, factor
+from ._largest import class_probabilities
 from ._scale_prior import Delta, InverseGamma, scale_rule
 
 _BISECTIONS = 60

@@ -9,36 +9,17 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, xlogy
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from .._params import positional, static
 from ._gp import check_scalar
-
-
-class Prior(Protocol):
-    """What the functions of this package ask of a prior on a scale."""
-
-    @property
-    def support(self) -> tuple[float, float]:
-        """The interval outside which the density is 0."""
-        ...
-
-    def log_prob(self, s: Array) -> Array:
-        """Log density at each of `s`."""
-        ...
-
-    def sample(
-        self, key: PRNGKeyArray, *, shape: tuple[int, ...], dtype: DTypeLike
-    ) -> Array:
-        """Independent draws."""
-        ...
 
 
 def _on_positive(log_prob: Callable) -> Callable:
@@ -196,11 +177,13 @@ class ScalePrior:
         return jnp.exp(jnp.interp(u * total[-1], total, log_s))
 
 
+Prior = InverseGamma | BurrXII | HalfCauchy | LogNormal | Delta | ScalePrior
+
+
 def check_prior(where: str, prior: Any) -> None:
     """Raises unless `prior` is one of these, its numbers in range as far as known."""
-    kinds = (InverseGamma, BurrXII, HalfCauchy, LogNormal, Delta, ScalePrior)
-    if not isinstance(prior, kinds):
-        names = ", ".join(kind.__name__ for kind in kinds)
+    if not isinstance(prior, Prior):
+        names = ", ".join(kind.__name__ for kind in get_args(Prior))
         raise TypeError(
             f"{where}: `prior` must be one of {names}, got {type(prior).__name__}."
         )
@@ -219,7 +202,9 @@ def check_prior(where: str, prior: Any) -> None:
 
 
 _PANEL = 16
-_NODES = 256  # 1e-10 for a prior alone; a posterior of 20 numbers needs 64
+# Priors alone: 5e-13 for an inverse gamma with a = 0.5, but 2e-3 for a Burr XII with
+# c = 10 and k = 0.05, whose tail is long and whose poles are near.
+_NODES = 256
 
 
 def scale_rule(
@@ -283,9 +268,8 @@ def _extent(integrand, low, high, dtype) -> tuple[Array, Array]:
         low, high = bounds
         u = low + (high - low) * points
         value = jax.lax.stop_gradient(integrand(u))
-        matters = value >= jnp.max(value, where=~jnp.isnan(value), initial=-jnp.inf) - (
-            negligible
-        )
+        top = jnp.max(value, where=~jnp.isnan(value), initial=-jnp.inf)
+        matters = value >= top - negligible
         first, last = jnp.argmax(matters), len(u) - 1 - jnp.argmax(matters[::-1])
         step = u[1] - u[0]
         return (

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import check_option, check_positive, check_shape
 from .._params import params
-from ._classifier import as_labels, as_rows, nngp, softmax_log_prob
-from ._gp import as_square, check_scalar, einsum, factor
+from ._classifier import as_labels, as_rows, softmax_log_prob
+from ._gp import as_square, check_scalar, einsum, factor, nngp_of
 from ._gram import Gram
 from ._scale_prior import Delta, InverseGamma, Prior, check_prior, scale_rule
 
@@ -73,7 +73,7 @@ def variational_init(
             matrix has no Cholesky factor.
     """
     where = "variational_init"
-    k = as_square(where, "k_inducing", nngp(k_inducing))
+    k = as_square(where, "k_inducing", nngp_of(k_inducing))
     num_classes = _as_classes(where, num_classes)
     check_option(where, "covariance", covariance, ("diagonal", "full"))
     _check_support(where, prior)
@@ -322,7 +322,7 @@ def _kernels(where, params, k_inducing, cross, variances):
             f"{where}: `params` must be a VariationalParams, got "
             f"{type(params).__name__}."
         )
-    k = as_square(where, "k_inducing", nngp(k_inducing))
+    k = as_square(where, "k_inducing", nngp_of(k_inducing))
     if len(k) != params.mean.shape[1]:
         raise ValueError(
             f"{where}: `k_inducing` must have shape ({params.mean.shape[1]}, "
@@ -331,7 +331,7 @@ def _kernels(where, params, k_inducing, cross, variances):
     name, value = cross
     rows = as_rows(where, name, value, k)
     name, value = variances
-    value = nngp(value)
+    value = nngp_of(value)
     check_shape(where, name, value, (len(rows),))
     cholesky, _ = factor(where, "k_inducing", k)
     return cholesky, rows, jnp.asarray(value, k.dtype)
