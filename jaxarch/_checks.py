@@ -1,5 +1,6 @@
 """Trace-time argument checks. They read shapes only, so they cost nothing under jit."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -27,13 +28,35 @@ def check_rank(where: str, name: str, x: ArrayLike, rank: int, axes: str) -> Non
 
 def check_positive(where: str, **values: int) -> None:
     """Raises `ValueError` unless every value is a positive integer."""
+    _check_ints(where, 1, values)
+
+
+def check_natural(where: str, **values: int) -> None:
+    """Raises `ValueError` unless every value is a non-negative integer."""
+    _check_ints(where, 0, values)
+
+
+def _check_ints(where: str, least: int, values: dict[str, int]) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(
                 f"{where}: `{name}` must be an int, got {type(value).__name__}."
             )
-        if value < 1:
-            raise ValueError(f"{where}: `{name}` must be at least 1, got {value}.")
+        if value < least:
+            raise ValueError(
+                f"{where}: `{name}` must be at least {least}, got {value}."
+            )
+
+
+def check_interval(where: str, name: str, interval: tuple[float, float]) -> None:
+    """Raises `ValueError` unless `interval` is two finite numbers in their order."""
+    wanted = f"{where}: `{name}` must be two finite numbers (low, high), low < high"
+    try:
+        low, high = map(float, interval)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{wanted}, got {interval!r}.") from error
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{wanted}, got {interval!r}.")
 
 
 def check_option(where: str, name: str, value: Any, options: Collection[Any]) -> None:

@@ -1,5 +1,26 @@
 """Feature layers: pure functions of their parameters and one example."""
 
+from ._bases import (
+    chebyshev_basis as chebyshev_basis,
+    fourier_basis as fourier_basis,
+    legendre_basis as legendre_basis,
+    rbf_basis as rbf_basis,
+    relu_basis as relu_basis,
+    sine_basis as sine_basis,
+    wavelet_basis as wavelet_basis,
+)
+from ._bspline import bspline_basis as bspline_basis
+from ._kan import (
+    KANParams as KANParams,
+    kan_apply as kan_apply,
+    kan_init as kan_init,
+)
+from ._kan_layer import (
+    KANLayerParams as KANLayerParams,
+    kan_layer_apply as kan_layer_apply,
+    kan_layer_edges as kan_layer_edges,
+    kan_layer_init as kan_layer_init,
+)
 from ._mlp import (
     MLPParams as MLPParams,
     mlp_apply as mlp_apply,
