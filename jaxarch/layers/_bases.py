@@ -167,8 +167,8 @@ def sine_basis(
     q = 1 - e^{-\omega^2}$$
 
     This is ActNet's $\sigma^2 = \frac12 (1 - e^{-2\omega^2} \cos 2\varphi) - \mu^2$
-    without its cancellation at small frequencies. A sine without variance, $\omega = 0$,
-    gives 0.
+    without its cancellation at small frequencies. A sine without variance,
+    $\omega = 0$, gives 0.
 
     Args:
         x: Points, of any shape.

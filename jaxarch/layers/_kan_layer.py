@@ -100,8 +100,8 @@ def kan_layer_init(
         in_features: $n_{in}$.
         out_features: $n_{out}$.
         basis: `"bspline"` or `"relu"` ($G + k$ functions), `"chebyshev"` or
-            `"legendre"` ($k + 1$), `"fourier"` ($2G$; the domain is one period), `"rbf"`,
-            `"sine"` or a wavelet, `"mexican_hat"`, `"morlet"`,
+            `"legendre"` ($k + 1$), `"fourier"` ($2G$; the domain is one period),
+            `"rbf"`, `"sine"` or a wavelet, `"mexican_hat"`, `"morlet"`,
             `"derivative_of_gaussian"` or `"shannon"` ($G$ each). Frequencies and phases
             of sines and wavelets are parameters that all edges share.
         num_intervals: $G$.
