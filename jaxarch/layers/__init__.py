@@ -15,6 +15,17 @@ from ._kan import (
     kan_apply as kan_apply,
     kan_init as kan_init,
 )
+from ._kan_conv import (
+    KANConvParams as KANConvParams,
+    kan_conv_apply as kan_conv_apply,
+    kan_conv_init as kan_conv_init,
+)
+from ._kan_grid import (
+    kan_adapt as kan_adapt,
+    kan_layer_adapt as kan_layer_adapt,
+    kan_layer_refine as kan_layer_refine,
+    kan_refine as kan_refine,
+)
 from ._kan_layer import (
     KANLayerParams as KANLayerParams,
     kan_layer_apply as kan_layer_apply,

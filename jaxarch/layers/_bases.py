@@ -183,8 +183,9 @@ def sine_basis(
     """
     _check_vectors("sine_basis", frequencies, phases)
     dtype = jnp.result_type(float_dtype(x), frequencies, phases)
-    wide = [jnp.asarray(a, at_least_float32(dtype)) for a in (x, frequencies, phases)]
-    return jnp.stack(sine(*wide), -1).astype(dtype)
+    wide = at_least_float32(dtype)
+    x, frequencies, phases = (jnp.asarray(a, wide) for a in (x, frequencies, phases))
+    return jnp.stack(sine(x, frequencies, phases), -1).astype(dtype)
 
 
 def wavelet_basis(
@@ -225,8 +226,9 @@ def wavelet_basis(
     _check_vectors("wavelet_basis", frequencies, phases)
     check_option("wavelet_basis", "kind", kind, WAVELETS)
     dtype = jnp.result_type(float_dtype(x), frequencies, phases)
-    wide = [jnp.asarray(a, at_least_float32(dtype)) for a in (x, frequencies, phases)]
-    return jnp.stack(wavelet(*wide, kind), -1).astype(dtype)
+    wide = at_least_float32(dtype)
+    x, frequencies, phases = (jnp.asarray(a, wide) for a in (x, frequencies, phases))
+    return jnp.stack(wavelet(x, frequencies, phases, kind), -1).astype(dtype)
 
 
 # --- lists of functions, for at least float32 -------------------------------------
