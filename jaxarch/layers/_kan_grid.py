@@ -64,8 +64,9 @@ def kan_layer_refine(
     new = jax.vmap(lambda b: jnp.interp(ends, positions, b))(breaks)
     # Inside each new interval a polynomial is known by degree + 1 values.
     inside = (jnp.arange(degree + 2, dtype=dtype) + 0.5) / (degree + 2)
-    points = new[:, :-1, None] + jnp.diff(new)[:, :, None] * inside
-    points = points.reshape(len(points), -1)
+    points = jax.vmap(
+        lambda b: (b[:-1, None] + jnp.outer(jnp.diff(b), inside)).ravel()
+    )(new)
     if grid is None:
         refined = uniform_knots(num_intervals, degree, params.domain, dtype)
         transfer = _transfer(points[0], knots[0], refined, degree)
@@ -134,7 +135,7 @@ def kan_layer_adapt(
     reach = jnp.where(constant, jnp.maximum(jnp.abs(low), 1) * 1e-2, 0)
     low, high = low - reach, high + reach
     steps = jnp.arange(num_intervals + 1, dtype=knots.dtype) / num_intervals
-    uniform = low + (high - low) * steps
+    uniform = low + (high - low) * steps[None]
     fraction = jnp.where(constant, 1, jnp.asarray(uniform_fraction, knots.dtype))
     breaks = fraction * uniform + (1 - fraction) * ordered[:, jnp.asarray(index)]
     new = _extend(breaks, params.degree)
@@ -244,7 +245,7 @@ def _knots(params: KANLayerParams, grid: Array | None) -> Array:
 def _extend(breaks: Array, degree: int) -> Array:
     """Adds the knots beyond the ends, at the mean distance of those between."""
     step = (breaks[:, -1:] - breaks[:, :1]) / (breaks.shape[1] - 1)
-    beyond = step * jnp.arange(1, degree + 1, dtype=breaks.dtype)
+    beyond = step * jnp.arange(1, degree + 1, dtype=breaks.dtype)[None]
     return jnp.concatenate(
         [breaks[:, :1] - beyond[:, ::-1], breaks, breaks[:, -1:] + beyond], 1
     )
