@@ -421,7 +421,9 @@ for axis, task in zip(axes.flat, TASKS, strict=False):
     axis.set(title=task, yscale="log", xlabel="seconds of training", xlim=(0, None))
 for left in axes[:, 0]:
     left.set_ylabel("error on test data")
-figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+figure.legend(
+    *axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns
+)
 for axis in axes.flat[len(TASKS) :]:
     axis.remove()
 figure.savefig(ARGS.output, dpi=120)
