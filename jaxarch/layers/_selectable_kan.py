@@ -1,8 +1,8 @@
 r"""KAN layers whose nodes choose their basis from a pool.
 
-Source: "Activation Space Selectable Kolmogorov-Arnold Networks" (S-KAN),
-arXiv:2408.08338: a pool of bases, weighted for each node, and three stages: full
-training, selective training, pruning. Its formula for the weights was not at hand.
+Source: Z. Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks"
+(S-KAN), arXiv:2408.08338: a pool of bases, weighted for each node, and three stages:
+full training, selective training, pruning. Its formula for the weights was not at hand.
 What is ours: the softmax over the pool, the entropy and the spread as penalties, and
 the choice of the largest weight.
 """

@@ -1,7 +1,7 @@
 r"""Convolutional KAN layers whose channels choose their basis from a pool.
 
-Source: "Activation Space Selectable Kolmogorov-Arnold Networks" (S-ConvKAN),
-arXiv:2408.08338. `_selectable_kan.py` says what is ours.
+Source: Z. Yang et al., "Activation Space Selectable Kolmogorov-Arnold Networks"
+(S-ConvKAN), arXiv:2408.08338. `_selectable_kan.py` says what is ours.
 """
 
 from collections.abc import Sequence
