@@ -320,8 +320,9 @@ def combine(
     if params.nodes is not None:
         order = np.concatenate([np.asarray(n) for n in params.nodes])
         y = jnp.concatenate(outputs, -1)
-        sorted_already = (np.diff(order) > 0).all()
-        return y if sorted_already else jnp.take(y, np.argsort(order), -1)
+        if (np.diff(order) > 0).all():
+            return y
+        return jnp.take(y, np.argsort(order), -1, mode="clip", unique_indices=True)
     weights = _weights_like(params, outputs[0], temperature)
     return sum(
         (w * y for w, y in zip(weights, outputs, strict=True)),
@@ -335,10 +336,12 @@ def spread(
     """The spread $D$, summed over all axes, from the outputs of the pool."""
     if params.nodes is not None:
         return jnp.zeros((), outputs[0].dtype)
+    dtype = outputs[0].dtype
+    outputs = [y.astype(at_least_float32(dtype)) for y in outputs]
     mean = combine(params, outputs, temperature)
     weights = _weights_like(params, mean, temperature)
     squares = [w * (y - mean) ** 2 for w, y in zip(weights, outputs, strict=True)]
-    return jnp.sum(jnp.stack(squares))
+    return jnp.sum(jnp.stack(squares)).astype(dtype)
 
 
 def _weights_like(
