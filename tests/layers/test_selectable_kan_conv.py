@@ -1,6 +1,7 @@
 """S-KAN convolutions: the layer of every window, in every stage."""
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -17,7 +18,6 @@ from jaxarch.layers import (
     selectable_kan_conv_init,
     selectable_kan_conv_spread,
     selectable_kan_prune,
-    selectable_kan_select,
     selectable_kan_spread,
 )
 
@@ -26,20 +26,22 @@ STAGES = ("mean", "gated", "pruned")
 
 
 def make(kernel_size, stage):
-    params = selectable_kan_conv_init(
-        jax.random.key(0), 2, 4, kernel_size, pool=POOL, dtype=jnp.float64
+    """Params of the shapes of `selectable_kan_conv_init`."""
+    shapes = jax.eval_shape(
+        lambda key: selectable_kan_conv_init(
+            key, 2, 4, kernel_size, pool=POOL, dtype=jnp.float64
+        ),
+        jax.random.key(0),
     )
-    layer = params.layer
     rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
+    layer = params.layer
     if stage != "mean":
         gates = jnp.asarray(rng.normal(size=(4, 3)))
-        layer = dataclasses.replace(selectable_kan_select(layer), gates=gates)
+        layer = dataclasses.replace(layer, gates=gates)
     if stage == "pruned":
         layer, report = selectable_kan_prune(layer)
         assert len(set(report["pool"])) > 1
-    layer = jax.tree.map(
-        lambda a: a + 0.1 * jnp.asarray(rng.normal(size=a.shape)), layer
-    )
     return dataclasses.replace(params, layer=layer)
 
 
@@ -72,14 +74,17 @@ def test_the_layer_of_every_window(stage, kernel_size, space, stride, dilation):
         params = make(kernel_size, stage)
         x = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, size=(*space, 2)))
         options = {"stride": stride, "padding": "VALID", "dilation": dilation}
-        got = selectable_kan_conv_apply(params, x, **options)
+        apply = functools.partial(selectable_kan_conv_apply, **options)
+        got = jax.jit(apply)(params, x)
         cut, out_space = windows(np.asarray(x), kernel_size, stride, dilation)
-        apply = jax.vmap(selectable_kan_apply, (None, 0))
+        apply = jax.jit(jax.vmap(selectable_kan_apply, (None, 0)))
         want = apply(params.layer, cut).reshape(*out_space, 4)
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-13)
-        spread = selectable_kan_conv_spread(params, x, **options)
-        want = sum(jax.vmap(selectable_kan_spread, (None, 0))(params.layer, cut))
-        np.testing.assert_allclose(spread, want, rtol=1e-12)
+        spread = functools.partial(selectable_kan_conv_spread, **options)
+        got = jax.jit(spread)(params, x)
+        spread = jax.jit(jax.vmap(selectable_kan_spread, (None, 0)))
+        want = np.sum(spread(params.layer, cut))
+        np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("member", range(3))
