@@ -23,6 +23,14 @@ from jaxarch.layers import (
     selectable_kan_spread,
 )
 
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    """Optax's Adam wants it."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 X = jnp.linspace(-1, 1, 50)[:, None]
 POOL = (
     {"basis": "bspline", "num_intervals": 3},
@@ -117,19 +125,19 @@ def test_targets_are_in_the_span_of_one_basis_only():
 @pytest.mark.slow
 def test_selection_finds_the_basis_of_each_target():
     params = chosen(1.0)
-    assert (params.gates.argmax(-1) == jnp.arange(4)).all()
+    assert (np.asarray(params.gates).argmax(-1) == np.arange(4)).all()
     assert jax.nn.softmax(params.gates).max(-1).min() > 0.95
     hot = dataclasses.replace(
         params, gates=jnp.broadcast_to(1e4 * jnp.eye(4), (NUM_SEEDS, 4, 4))
     )
     y = jax.vmap(jax.vmap(selectable_kan_apply, (None, 0)), (0, None))(hot, X)
-    error = jnp.sqrt(jnp.mean((y - targets()) ** 2, 1))
+    error = np.sqrt(np.mean((np.asarray(y) - targets()) ** 2, 1))
     assert error.max() < 0.02
 
 
 @pytest.mark.slow
 def test_the_loss_and_the_entropy_alone_do_not_find_it():
-    right = chosen(0.0).gates.argmax(-1) == jnp.arange(4)
+    right = np.asarray(chosen(0.0).gates).argmax(-1) == np.arange(4)
     assert right.mean() <= 0.5
 
 
