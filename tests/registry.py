@@ -190,11 +190,31 @@ def _graph(h):
     return ker.dense(ker.flatten(ker.relu(h)), 1)
 
 
+_POOL = (
+    {"basis": "bspline", "num_intervals": 2},
+    {"basis": "chebyshev", "degree": 2},
+)
+
+
+def _selective():
+    init = functools.partial(layers.selectable_kan_init, pool=_POOL)
+    params = layers.selectable_kan_select(init(jax.random.key(0), 3, 2))
+    gates = jnp.asarray([[0.5, -0.5], [0.2, 0.9]])
+    return dataclasses.replace(params, gates=gates), jnp.asarray([0.5, -0.6, 0.2])
+
+
+def _select(params, x):
+    y = layers.selectable_kan_apply(params, x, temperature=0.5)
+    spread = layers.selectable_kan_spread(params, x)
+    return y, spread, layers.selectable_kan_entropy(params)
+
+
 _JACOT = (
     "Jacot, Gabriel, Hongler 2018, [arXiv:1806.07572](https://arxiv.org/abs/1806.07572)"
 )
 _LEE = "Lee et al. 2019, [arXiv:1902.06720](https://arxiv.org/abs/1902.06720)"
 
+_SKAN = "Yang et al. 2024 (S-KAN), [arXiv:2408.08338](https://arxiv.org/abs/2408.08338)"
 _SCALE_MIXTURES = (
     "Lee, Yun, Yang, Lee 2022, [arXiv:2107.01408](https://arxiv.org/abs/2107.01408)"
 )
@@ -702,6 +722,57 @@ ENTRIES = (
         "500 draws, 4 standard errors",
         differs="equal hidden layers are one stacked array run by a scan",
     ),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=("SelectableKANParams", "selectable_kan_init", "selectable_kan_apply"),
+        init=functools.partial(layers.selectable_kan_init, pool=_POOL),
+        sizes=(3, 2),
+        make=lambda: (layers.selectable_kan_apply, (jnp.asarray([0.5, -0.6, 0.2]),)),
+        source=_SKAN,
+        proof="one-hot gates are the KAN layer of one basis, to the bit; a NumPy "
+        "version, 1e-13",
+        differs="the paper's formula was not at hand: a softmax over the pool for each "
+        "node",
+        state="our choice",
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=(
+            "selectable_kan_entropy",
+            "selectable_kan_prune",
+            "selectable_kan_select",
+            "selectable_kan_spread",
+        ),
+        make=lambda: (_select, _selective()),
+        source=f"{_SKAN} (stages); Krogh, Vedelsby 1994 (spread)",
+        proof="five targets, each in the span of one basis of the pool: chosen from "
+        "four seeds each; pruned layers are those of one-hot gates, 1e-13",
+        differs="gates are no parameters in the first stage; the spread as a penalty, "
+        "without which the loss does not choose",
+        state="our choice",
+    ),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=(
+            "SelectableKANConvParams",
+            "selectable_kan_conv_init",
+            "selectable_kan_conv_apply",
+        ),
+        init=functools.partial(layers.selectable_kan_conv_init, pool=_POOL),
+        sizes=(1, 2, (2,)),
+        make=lambda: (
+            layers.selectable_kan_conv_apply,
+            (jnp.asarray([[0.5], [-0.6], [0.2]]),),
+        ),
+        source=_SKAN,
+        proof="the layer of every window in a loop, 1e-12, in every stage",
+        differs="one choice for each channel",
+        state="our choice",
+    ),
+    Entry(package="layers", kind="function", names=("selectable_kan_conv_spread",)),
 )
 
 PRIMITIVES = tuple(entry for entry in ENTRIES if entry.kind == "primitive")
