@@ -210,8 +210,9 @@ def kan_layer_apply(
         grid: Knots of B-splines for each input, from `kan_layer_adapt`; None for
             uniform ones over the domain. They are data, not parameters.
         remat: Whether the backward pass evaluates the basis again. Functions are then
-            taken one at a time (not so polynomials and Fourier modes): under `vmap` and `grad` about
-            six arrays of the shape of a batch are held whatever $K$ is, and not $2K$.
+            taken one at a time (polynomials and Fourier modes are not): under `vmap`
+            and `grad` about six arrays of the shape of a batch are held whatever $K$
+            is, and not $2K$.
 
     Returns:
         The output, shape `(n_out,)`, in the promoted dtype of `x` and `params`. Bases
