@@ -194,7 +194,8 @@ def predictor(model, sizes, number):
 
 
 def flops(model, sizes):
-    return predictor(model, sizes, BATCH).cost_analysis()["flops"] / BATCH
+    program = predictor(model, sizes, BATCH).compile()
+    return program.cost_analysis()["flops"] / BATCH
 
 
 def matched(build, count, sizes):
