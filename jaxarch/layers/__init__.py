@@ -38,6 +38,12 @@ from ._kan_prune import (
     kan_prune as kan_prune,
     kan_regularizer as kan_regularizer,
 )
+from ._kan_symbolic import (
+    SymbolicKANParams as SymbolicKANParams,
+    kan_formula as kan_formula,
+    kan_symbolic as kan_symbolic,
+    symbolic_kan_apply as symbolic_kan_apply,
+)
 from ._mlp import (
     MLPParams as MLPParams,
     mlp_apply as mlp_apply,
