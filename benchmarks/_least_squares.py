@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "num_steps"))
+@functools.partial(jax.jit, static_argnames="apply")
 def least_squares(apply, params, data, x, y, *, num_steps):
     """Fits `apply(params, data, x[i])`, a number, to `y[i]`; `data` is not trained.
 
@@ -21,7 +21,7 @@ def least_squares(apply, params, data, x, y, *, num_steps):
     def residual(theta):
         return y - jax.vmap(output, (None, 0))(theta, x)
 
-    def step(state, _):
+    def step(_, state):
         theta, left, damping = state
         jacobian = jax.vmap(jax.grad(output), (None, 0))(theta, x)
         gram, right = jacobian.T @ jacobian, jacobian.T @ left
@@ -33,8 +33,8 @@ def least_squares(apply, params, data, x, y, *, num_steps):
         theta = jnp.where(better, theta + move, theta)
         left = jnp.where(better, new, left)
         damping = jnp.clip(jnp.where(better, 0.3, 4.0) * damping, 1e-14, 1e8)
-        return (theta, left, damping), None
+        return theta, left, damping
 
     state = (start, residual(start), jnp.asarray(1e-2, start.dtype))
-    (theta, left, _), _ = jax.lax.scan(step, state, None, num_steps)
+    theta, left, _ = jax.lax.fori_loop(0, num_steps, step, state)
     return unravel(theta), jnp.sqrt(jnp.mean(left**2))

@@ -11,6 +11,7 @@ of the range is new.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from scipy.special import j0
 
 from jaxarch import layers
 
-POINTS, STEPS, INTERVALS = 1000, 40, (5, 10, 20, 40)
+POINTS, STEPS = 1000, 40
 SCALING = (3, 5, 10, 20, 50, 100)
 DEGREE = 3
 WITHIN, BEYOND = 1e-4, 1e-3
@@ -40,6 +41,7 @@ class Case:
     box: tuple[float, float] = (-1, 1)  # of each input
     larger: tuple[float, float] = (-1.5, 1.5)
     arity: int = 2
+    intervals: tuple[int, ...] = (5, 5, 20)  # of the grids, one after the other
 
 
 CASES = {
@@ -55,7 +57,7 @@ CASES = {
         lambda x, y: (x + y) / (1 + x * y), (2, 1, 1), (-0.7, 0.7), (-0.95, 0.95)
     ),
     "1 / (1 + exp(-3 x))": Case(lambda x: 1 / (1 + np.exp(-3 * x)), (1, 1)),
-    "J0(20 x)": Case(lambda x: j0(20 * x), (1, 1)),
+    "J0(20 x)": Case(lambda x: j0(20 * x), (1, 1), intervals=(5, 5, 40)),
     "x exp(-y) z": Case(lambda x, y, z: x * np.exp(-y) * z, (3, (0, 1)), arity=3),
 }
 
@@ -63,9 +65,7 @@ CASES = {
 def network(params, data, x):
     """A trained network of which some edges stay away; one number."""
     grid, edges = data
-    if edges is not None:
-        params = layers.kan_mask(params, edges)
-    return layers.kan_apply(params, x, grid=grid)[0]
+    return layers.kan_apply(layers.kan_mask(params, edges), x, grid=grid)[0]
 
 
 def symbolic(params, data, x):
@@ -80,27 +80,55 @@ def points(case, rng, box, count=POINTS):
     return jnp.asarray(x), jnp.asarray(case.function(*x.T))
 
 
-def train(case, seed, x, y, intervals, steps=STEPS):
-    """A network whose grids grow and follow its nodes; its error at each size."""
-    params = layers.kan_init(
-        jax.random.key(seed),
-        case.sizes,
-        num_intervals=intervals[0],
+@functools.partial(jax.jit, static_argnames=("num_intervals", "uniform_fraction"))
+def adapt(params, x, grid, *, num_intervals, uniform_fraction=0.5):
+    """Grids that follow the nodes."""
+    return layers.kan_adapt(
+        params,
+        x,
+        num_intervals=num_intervals,
+        uniform_fraction=uniform_fraction,
+        grid=grid,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("sizes", "arity", "num_intervals"))
+def start(key, sizes, arity, num_intervals):
+    """Initial parameters."""
+    return layers.kan_init(
+        key,
+        sizes,
+        num_intervals=num_intervals,
         degree=DEGREE,
-        arity=case.arity,
+        arity=arity,
         dtype=jnp.float64,
     )
-    grid, errors, stages = None, [], []
-    for num_intervals in (intervals[0], *intervals):
-        params, grid = layers.kan_adapt(
-            params, x, num_intervals=num_intervals, uniform_fraction=0.5, grid=grid
-        )
-        params, error = least_squares(
-            network, params, (grid, None), x, y, num_steps=steps
-        )
-        errors.append(float(error))
-        stages.append((params, grid))
-    return stages, errors
+
+
+def all_edges(params):
+    """Which edges there are, for `network`: all."""
+    return [jnp.ones(p.coefficients.shape[1:], bool) for p in params.layers]
+
+
+def train(state, x, y, intervals, steps=STEPS):
+    """Networks whose grids grow and follow their nodes: (params, grid, error) each."""
+    stages = []
+    for num_intervals in intervals:
+        params, grid = adapt(state[0], x, state[1], num_intervals=num_intervals)
+        data = grid, all_edges(params)
+        params, error = least_squares(network, params, data, x, y, num_steps=steps)
+        state = params, grid, float(error)
+        stages.append(state)
+    return stages
+
+
+def best_start(case, seeds, x, y, intervals):
+    """The best of some initial values after training on the first grids."""
+    tried = []
+    for seed in range(seeds):
+        params = start(jax.random.key(seed), case.sizes, case.arity, intervals[0])
+        tried.append(train((params, None), x, y, intervals)[-1])
+    return min(tried, key=lambda state: state[2])
 
 
 def relative_error(function, x, y):
@@ -111,14 +139,12 @@ def relative_error(function, x, y):
 
 def discover(case, seeds):
     """Runs one case; what it found."""
-    start, rng = time.perf_counter(), np.random.default_rng(0)
+    began, rng = time.perf_counter(), np.random.default_rng(0)
     x, y = points(case, rng, case.box)
-    first = {seed: train(case, seed, x, y, INTERVALS[:2]) for seed in range(seeds)}
-    best = min(first, key=lambda seed: first[seed][1][-1])
-    stages, errors = train(case, best, x, y, INTERVALS)
-    params, grid = stages[-1]
+    state = best_start(case, seeds, x, y, case.intervals[:2])
+    params, grid, _ = train(state, x, y, case.intervals[2:])[-1]
     params, grid, pruned = layers.kan_prune(params, x, grid=grid)
-    data = grid, pruned["edges"]
+    data = grid, [jnp.asarray(edges) for edges in pruned["edges"]]
     params, error = least_squares(network, params, data, x, y, num_steps=STEPS)
     named, report = layers.kan_symbolic(params, x, grid=grid)
     tuned, tuned_error = least_squares(symbolic, named, (), x, y, num_steps=5 * STEPS)
@@ -140,16 +166,14 @@ def discover(case, seeds):
         "relative_rmse_larger_box": _number(beyond),
         "rmse_spline_network": float(error),
         "rmse_named_network_trained": float(tuned_error),
-        "rmse_by_intervals": dict(zip(INTERVALS, errors[1:], strict=True)),
         "sizes": case.sizes,
         "nodes_left": pruned["nodes"],
-        "seed": best,
         "edges": [
             {key: edge[key] for key in ("layer", "edge", "function", "r_squared")}
             | {"runner_up": edge["candidates"][1:2]}
             for edge in report
         ],
-        "seconds": time.perf_counter() - start,
+        "seconds": time.perf_counter() - began,
     }
 
 
@@ -158,11 +182,11 @@ def scaling(case, seeds):
     rng = np.random.default_rng(1)
     x, y = points(case, rng, case.box, 4000)
     new_x, new_y = points(case, rng, case.box, 4000)
-    first = {seed: train(case, seed, x, y, SCALING[:2])[1][-1] for seed in range(seeds)}
-    stages, errors = train(case, min(first, key=first.get), x, y, SCALING, 60)
+    state = best_start(case, seeds, x, y, SCALING[:1] * 2)
     found = {}
-    for (params, grid), error in zip(stages[1:], errors[1:], strict=True):
-        outputs = jax.vmap(network, (None, None, 0))(params, (grid, None), new_x)
+    for params, grid, error in train(state, x, y, SCALING, 2 * STEPS):
+        data = grid, all_edges(params)
+        outputs = jax.vmap(network, (None, None, 0))(params, data, new_x)
         found[params.layers[0].num_intervals] = {
             "rmse_train": error,
             "rmse_new": float(jnp.sqrt(jnp.mean((outputs - new_y) ** 2))),

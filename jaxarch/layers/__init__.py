@@ -32,6 +32,7 @@ from ._kan_layer import (
     kan_layer_edges as kan_layer_edges,
     kan_layer_init as kan_layer_init,
 )
+from ._kan_plot import kan_plot as kan_plot
 from ._kan_prune import (
     kan_edge_norms as kan_edge_norms,
     kan_mask as kan_mask,
