@@ -18,7 +18,7 @@ from .._params import params, static
 from ._kan import Grid, KANParams, multiply
 from ._kan_prune import activations, check_sample
 from ._symbol_fit import AffineFit, fit_symbol
-from ._symbols import SYMBOLS
+from ._symbols import LARGEST, SYMBOLS
 
 LIBRARY = tuple(SYMBOLS)
 ZERO = "0"  # the function of an edge that does not vary
@@ -251,13 +251,20 @@ def _scored(
 def _formula(sympy: Any, name: str, u: Any) -> Any:
     if name == "exp":  # the constant in front, where it may cancel others
         constant, rest = u.as_coeff_Add()
-        return sympy.exp(constant) * sympy.exp(rest)
+        if abs(constant) < LARGEST:
+            return sympy.exp(constant) * sympy.exp(rest)
     return SYMBOLS[name].formula(sympy, u)
 
 
 def _rounded(sympy: Any, expression: Any, digits: int | None) -> Any:
     if digits is None:
         return expression
-    return expression.xreplace(
-        {n: sympy.Float(round(float(n), digits)) for n in expression.atoms(sympy.Float)}
-    )
+    # First without the numbers that round to 0, so that the others meet before they
+    # are rounded: (1.25 x + 1e-9) 0.8 y is 1.0 x y.
+    for places, least in ((17, 0.5 * 10.0**-digits), (digits, 0.0)):
+        numbers = {
+            n: sympy.Float(round(float(n), places)) if abs(n) > least else sympy.S.Zero
+            for n in expression.atoms(sympy.Float)
+        }
+        expression = expression.xreplace(numbers)
+    return expression

@@ -16,7 +16,12 @@ LARGEST = 80.0  # the argument of exp; float32 overflows at 88
 
 @dataclasses.dataclass(frozen=True)
 class Symbol:
-    """A function for both `numpy` and `jax.numpy`, and what it costs."""
+    """A function for both `numpy` and `jax.numpy`, and what it costs.
+
+    Its complexity grows with the numbers that change its shape. Sine and its like have
+    two, the scale and the shift of the argument; a parabola has one, and is a limit of
+    theirs.
+    """
 
     function: Callable[[Any, Any], Any]  # of (numpy or jax.numpy, u)
     formula: Callable[[Any, Any], Any]  # of (sympy, expression)
@@ -117,8 +122,8 @@ SYMBOLS: dict[str, Symbol] = {
         one_scale=True,
         symmetric=True,
     ),
-    "sin": Symbol(lambda xp, u: xp.sin(u), lambda sp, u: sp.sin(u), 2, symmetric=True),
-    "cos": Symbol(lambda xp, u: xp.cos(u), lambda sp, u: sp.cos(u), 2, symmetric=True),
+    "sin": Symbol(lambda xp, u: xp.sin(u), lambda sp, u: sp.sin(u), 3, symmetric=True),
+    "cos": Symbol(lambda xp, u: xp.cos(u), lambda sp, u: sp.cos(u), 3, symmetric=True),
     "tan": Symbol(
         lambda xp, u: xp.sin(u) / _cut(xp, xp.cos(u)),
         lambda sp, u: sp.tan(u),
