@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._checks import check_option, check_rank, check_shape
+from .._dtypes import at_least_float32
 from ._kan import Grid, KANParams, layers_and_knots, multiply
 from ._kan_layer import KANLayerParams, kan_layer_edges
 
@@ -106,13 +107,15 @@ def kan_regularizer(
     def entropies(shares: Array) -> Array:
         return -jnp.sum(shares * jnp.log2(shares + 1e-4))
 
-    total = jnp.zeros((), jnp.result_type(*norms))
+    dtype = jnp.result_type(*norms)
+    total = jnp.zeros((), at_least_float32(dtype))
     for norm in norms:
+        norm = norm.astype(total.dtype)
         n_in, n_out = norm.shape
         into = entropies(norm / (1 + norm.sum(0, keepdims=True))) / n_out
         out_of = entropies(norm / (1 + norm.sum(1, keepdims=True))) / n_in
         total = total + l1 * norm.sum() + entropy * (into + out_of)
-    return total
+    return total.astype(dtype)
 
 
 def kan_mask(
@@ -282,12 +285,14 @@ def _measured(
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """The norms and the means of the edges of each layer."""
     norms, means = [], []
-    for inputs, edges in activations(params, x, grid, squash):
+    for sample in activations(params, x, grid, squash):
+        dtype = sample[1].dtype
+        inputs, edges = (a.astype(at_least_float32(dtype)) for a in sample)
         norm = jnp.mean(jnp.abs(edges), 0) if statistic == "mean_abs" else _std(edges)
         if statistic == "relative_std":
             norm = norm / (_std(inputs)[:, None] + INPUT_FLOOR)
-        norms.append(norm)
-        means.append(edges.mean(0))
+        norms.append(norm.astype(dtype))
+        means.append(edges.mean(0).astype(dtype))
     return tuple(norms), tuple(means)
 
 

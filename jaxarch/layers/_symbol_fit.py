@@ -47,9 +47,13 @@ def fit_symbol(symbol: Symbol, x: np.ndarray, y: np.ndarray) -> AffineFit | None
     if not len(starts):
         return None
     scale, shift, c, d, error = _refined(symbol, *thinned(POINTS), starts)
+    scale, shift = scale / reach, shift - scale * middle / reach
+    if symbol.half_period:
+        turns = np.round(shift / symbol.half_period)
+        shift, c = shift - turns * symbol.half_period, c * (-1) ** turns
     return AffineFit(
-        a=float(scale / reach),
-        b=float(shift - scale * middle / reach),
+        a=float(scale),
+        b=float(shift),
         c=float(c * spread),
         d=float(mean + d * spread),
         r_squared=float(1 - error),

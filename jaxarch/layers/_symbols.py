@@ -32,12 +32,15 @@ class Symbol:
     one_scale: bool = False
     one_shift: bool = False
     symmetric: bool = False  # even or odd: the sign of the scale does not matter
+    half_period: float = 0.0  # f(u + half_period) = -f(u)
 
 
-def _above(xp: Any, u: Any, function: Callable[[Any], Any], least: float) -> Any:
+def _above(
+    xp: Any, u: Any, function: Callable[[Any], Any], least: float, end: float
+) -> Any:
     inside = u > least
     held = function(xp.where(inside, u, 1.0))
-    return xp.where(inside, held, float(function(least)))
+    return xp.where(inside, held, end)
 
 
 def _odd_within(
@@ -95,7 +98,7 @@ SYMBOLS: dict[str, Symbol] = {
         one_scale=True,
     ),
     "sqrt": Symbol(
-        lambda xp, u: _above(xp, u, xp.sqrt, 0.0),
+        lambda xp, u: _above(xp, u, xp.sqrt, 0.0, 0.0),
         lambda sp, u: sp.sqrt(u),
         2,
         low=0.0,
@@ -109,7 +112,7 @@ SYMBOLS: dict[str, Symbol] = {
         one_shift=True,
     ),
     "log": Symbol(
-        lambda xp, u: _above(xp, u, xp.log, TINY),
+        lambda xp, u: _above(xp, u, xp.log, TINY, math.log(TINY)),
         lambda sp, u: sp.log(u),
         2,
         low=TINY,
@@ -122,8 +125,20 @@ SYMBOLS: dict[str, Symbol] = {
         one_scale=True,
         symmetric=True,
     ),
-    "sin": Symbol(lambda xp, u: xp.sin(u), lambda sp, u: sp.sin(u), 3, symmetric=True),
-    "cos": Symbol(lambda xp, u: xp.cos(u), lambda sp, u: sp.cos(u), 3, symmetric=True),
+    "sin": Symbol(
+        lambda xp, u: xp.sin(u),
+        lambda sp, u: sp.sin(u),
+        3,
+        symmetric=True,
+        half_period=math.pi,
+    ),
+    "cos": Symbol(
+        lambda xp, u: xp.cos(u),
+        lambda sp, u: sp.cos(u),
+        3,
+        symmetric=True,
+        half_period=math.pi,
+    ),
     "tan": Symbol(
         lambda xp, u: xp.sin(u) / _cut(xp, xp.cos(u)),
         lambda sp, u: sp.tan(u),
