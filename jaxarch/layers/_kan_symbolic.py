@@ -259,12 +259,14 @@ def _formula(sympy: Any, name: str, u: Any) -> Any:
 def _rounded(sympy: Any, expression: Any, digits: int | None) -> Any:
     if digits is None:
         return expression
+
     # First without the numbers that round to 0, so that the others meet before they
     # are rounded: (1.25 x + 1e-9) 0.8 y is 1.0 x y.
-    for places, least in ((17, 0.5 * 10.0**-digits), (digits, 0.0)):
-        numbers = {
-            n: sympy.Float(round(float(n), places)) if abs(n) > least else sympy.S.Zero
-            for n in expression.atoms(sympy.Float)
-        }
-        expression = expression.xreplace(numbers)
-    return expression
+    def rounded(number: Any) -> Any:
+        short = round(float(number), digits)
+        return sympy.Integer(short) if short.is_integer() else sympy.Float(short)
+
+    numbers = expression.atoms(sympy.Float)
+    small = {n: sympy.S.Zero for n in numbers if abs(n) < 0.5 * 10.0**-digits}
+    expression = expression.xreplace(small)
+    return expression.xreplace({n: rounded(n) for n in expression.atoms(sympy.Float)})

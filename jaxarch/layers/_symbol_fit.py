@@ -12,9 +12,9 @@ import numpy as np
 from ._symbols import Symbol
 
 GRID_POINTS = 64  # of the sample, in the search
-POINTS = 200  # of the sample, in the refinement
-STARTS = 4
-STEPS = 50
+POINTS = 150  # of the sample, in the refinement
+STARTS = 3
+STEPS, PATIENCE = 48, 8
 EXACT = 1e-14  # of the variance left: rounding
 
 
@@ -108,7 +108,8 @@ def _refined(
     """Levenberg-Marquardt from each pair; the best end."""
     c, d, error, residual = _regress(symbol, z, y, pairs)
     damping = np.full(len(pairs), 1e-3)
-    for _ in range(STEPS):
+    before = np.inf
+    for step_number in range(STEPS):
         u = pairs[:, :1] * z + pairs[:, 1:]
         step = 1e-6 * (1 + np.abs(u))
         up, down = (symbol.function(np, u + s) for s in (step, -step))
@@ -132,5 +133,9 @@ def _refined(
         damping = np.where(better, 0.2 * damping, 5 * damping).clip(1e-12)
         if error.min() < EXACT or damping.min() > 1e6:
             break
+        if step_number % PATIENCE == 0:
+            if error.min() > 0.9 * before:
+                break
+            before = error.min()
     best = int(np.argmin(error))
     return *pairs[best], c[best], d[best], error[best]
