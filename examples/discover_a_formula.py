@@ -146,8 +146,8 @@ print(formula)
 figure, (before, after, outside) = plt.subplots(
     1, 3, figsize=(15, 4.5), width_ratios=(2, 1, 1.2), layout="constrained"
 )
-layers.kan_plot(params, x, names=("x", "y"), axes=before)
-layers.kan_plot(pruned, x, names=("x", "y"), axes=after)
+for network, axes in ((params, before), (pruned, after)):
+    layers.kan_plot(network, x, names=("x", "y"), output_names=("f",), axes=axes)
 before.set_title("with five nodes")
 after.set_title("pruned")
 line = np.stack([np.linspace(-2, 2, 300), np.zeros(300)], -1)

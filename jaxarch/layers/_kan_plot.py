@@ -75,7 +75,7 @@ def kan_plot(
     if axes is None:
         size = (min(max(4.0, 0.62 * curves), 16.0), LAYER * len(sample) + 0.6)
         axes = plt.figure(figsize=size).add_axes((0.02, 0.02, 0.96, 0.96))
-    axes.set(xlim=(0, 1), ylim=(-0.12, len(sample) + 0.12))
+    axes.set(xlim=(0, 1), ylim=(-0.15, len(sample) + 0.25))
     axes.axis("off")
     nodes = _spread(widths[0])
     for index, (inputs, edges) in enumerate(sample):
@@ -118,7 +118,8 @@ def _layer(
     norms = np.where(np.isfinite(edges).all(0), edges.std(0), 0)
     opacity = np.tanh(contrast * norms / (norms.max() or 1.0))
     places = _spread(n_in * n_out).reshape(n_in, n_out)
-    width = min(0.8 / (n_in * n_out), 0.9 / axes.figure.get_figwidth())
+    inches = axes.get_window_extent().width / axes.figure.dpi
+    width = min(0.8 / (n_in * n_out), 0.9 / inches)
     low, high = index + 0.36, index + 0.60
     for i, o in np.argwhere(opacity > FAINT):
         strength, place = float(opacity[i, o]), places[i, o]
