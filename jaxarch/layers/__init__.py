@@ -50,3 +50,18 @@ from ._mlp import (
     mlp_apply as mlp_apply,
     mlp_init as mlp_init,
 )
+from ._selectable_kan import (
+    SelectableKANParams as SelectableKANParams,
+    selectable_kan_apply as selectable_kan_apply,
+    selectable_kan_entropy as selectable_kan_entropy,
+    selectable_kan_init as selectable_kan_init,
+    selectable_kan_prune as selectable_kan_prune,
+    selectable_kan_select as selectable_kan_select,
+    selectable_kan_spread as selectable_kan_spread,
+)
+from ._selectable_kan_conv import (
+    SelectableKANConvParams as SelectableKANConvParams,
+    selectable_kan_conv_apply as selectable_kan_conv_apply,
+    selectable_kan_conv_init as selectable_kan_conv_init,
+    selectable_kan_conv_spread as selectable_kan_conv_spread,
+)

@@ -81,7 +81,19 @@ def bspline_basis(
                 f"{where}: `knots` must have shape {(wanted,)} or "
                 f"{(*x.shape, wanted)}, got {knots.shape}."
             )
-    return jnp.stack(bsplines(x, num_intervals, degree, domain, knots), -1)
+    wide = x.astype(at_least_float32(x.dtype))[..., None]
+    if knots is None and degree in CLOSED_FORMS:
+        m = jnp.arange(num_intervals + degree, dtype=wide.dtype)
+        m = m.reshape((1,) * x.ndim + m.shape)
+        basis = cardinal_bspline(wide, m, num_intervals, degree, domain)
+    else:
+        if knots is None:
+            knots = uniform_knots(num_intervals, degree, domain, wide.dtype)
+        knots = _for_each(x, knots.astype(wide.dtype))
+        # The knots of each function, on a last axis.
+        own = [knots[..., j : j + num_intervals + degree] for j in range(degree + 2)]
+        (basis,) = _cox_de_boor(wide, jnp.stack(own, -1), degree)
+    return basis.astype(x.dtype)
 
 
 def bsplines(
@@ -89,21 +101,49 @@ def bsplines(
     num_intervals: int,
     degree: int,
     domain: tuple[float, float],
-    knots: Array | None = None,
+    knots: Array | None,
 ) -> list[Array]:
-    """The functions of `bspline_basis`, each of the shape of `x`."""
-    wide = x.astype(at_least_float32(x.dtype))
+    """All functions by the recursion, for at least float32."""
+    if knots is None:
+        knots = uniform_knots(num_intervals, degree, domain, x.dtype)
+    return _cox_de_boor(x, _for_each(x, knots.astype(x.dtype)), degree)
+
+
+def bspline(
+    x: Array,
+    m: Array | int,
+    num_intervals: int,
+    degree: int,
+    domain: tuple[float, float],
+    knots: Array | None,
+) -> Array:
+    """Function `m` alone, for at least float32."""
     if knots is None and degree in CLOSED_FORMS:
-        low, high = domain
-        # The middle of function m lies (degree - 1) / 2 intervals left of knot m.
-        s = (wide - low) * (num_intervals / (high - low)) + (degree - 1) / 2
-        values = [_cardinal(s - m, degree, 0) for m in range(num_intervals + degree)]
-    else:
-        if knots is None:
-            knots = uniform_knots(num_intervals, degree, domain, wide.dtype)
-        knots = knots.astype(wide.dtype)
-        values = _cox_de_boor(wide, knots, degree)
-    return [value.astype(x.dtype) for value in values]
+        return cardinal_bspline(x, m, num_intervals, degree, domain)
+    if knots is None:
+        knots = uniform_knots(num_intervals, degree, domain, x.dtype)
+    start = jnp.asarray(m, jnp.int32)
+    own = jax.lax.dynamic_slice_in_dim(knots.astype(x.dtype), start, degree + 2, -1)
+    return _cox_de_boor(x, _for_each(x, own), degree)[0]
+
+
+def cardinal_bspline(
+    x: Array,
+    m: Array | int,
+    num_intervals: int,
+    degree: int,
+    domain: tuple[float, float],
+) -> Array:
+    """Function `m` of a uniform basis in closed form, for at least float32."""
+    low, high = domain
+    # Its middle lies (degree - 1) / 2 intervals left of knot m of the domain.
+    s = (x - low) * (num_intervals / (high - low)) + (degree - 1) / 2
+    return _cardinal(s - m, degree, 0)
+
+
+def _for_each(x: Array, knots: Array) -> Array:
+    """One set of knots for each entry of `x`."""
+    return jnp.broadcast_to(knots, (*x.shape, knots.shape[-1]))
 
 
 def uniform_knots(
