@@ -191,6 +191,8 @@ def plot(found, path):
     rate = DEGREE + 1
     axis.loglog(sizes, errors[2] * (sizes / sizes[2]) ** -rate, "k:", label=f"-{rate}")
     axis.set(xlabel="intervals G", ylabel="RMSE", title="exp(sin(pi x) + y^2), 2-1-1")
+    axis.set_xticks(sizes, sizes, minor=False)
+    axis.set_xticks([], minor=True)
     axis.legend()
     figure.savefig(path, dpi=120)
 
