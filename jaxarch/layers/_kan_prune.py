@@ -40,7 +40,7 @@ def kan_edge_norms(
     | `statistic` | |
     | --- | --- |
     | `"std"` | $\operatorname{std}_n \phi_{nio}$, as pykan's code draws and prunes by |
-    | `"mean_abs"` | $\frac1N \sum_n \lvert\phi_{nio}\rvert$, the paper's equation (2.17) |
+    | `"mean_abs"` | $\frac1N \sum_n \lvert\phi_{nio}\rvert$, as in the paper |
     | `"relative_std"` | $\operatorname{std}_n \phi_{nio} / (\operatorname{std}_n h_{ni} + 0.1)$, pykan's `acts_scale` |
 
     Standard deviations have $N - 1$ below the sum. A constant function has no `"std"`,
@@ -86,9 +86,8 @@ def kan_regularizer(
     \frac1{n_{in}} \sum_{i} H\Bigl(\frac{N_{i \cdot}}{1 + \sum_o N_{io}}\Bigr)\Bigr),
     \qquad H(p) = -\sum p \log_2(p + 10^{-4})$$
 
-    The paper's entropy, equation (2.19), is over all edges of a layer at once; this is
-    that of its code, which keeps a share of every node's edges and is finite for a
-    layer of zeros.
+    The paper's entropy is over all edges of a layer at once; this is that of its code,
+    over the edges into and out of each node, which is finite for a layer of zeros.
 
     Args:
         norms: From `kan_edge_norms`, for each layer.
@@ -191,7 +190,7 @@ def kan_prune(
         params: Parameters of a network.
         x: A sample of inputs, shape `(samples, n_in)`.
         edge_threshold: For edges. The default is that of the authors' code.
-        node_threshold: For nodes. The default is the paper's.
+        node_threshold: For nodes, likewise.
         grid: As in `kan_apply`.
         squash: As in `kan_apply`.
         statistic: The norm, as in `kan_edge_norms`.
