@@ -50,6 +50,9 @@ FUNCTIONS = {
 }
 
 
+batch = jax.jit(jax.vmap(symbolic_kan_apply, (None, 0)))
+
+
 def one_edge_each(names, a=1.0, b=0.0, dtype=np.float64):
     """A layer of one input whose outputs are the functions."""
     n = len(names)
@@ -89,13 +92,9 @@ def test_functions_are_those_of_numpy_and_scipy():
     u = np.linspace(0.01, 0.99, 50)
     with jax.enable_x64(True):
         params = one_edge_each(FUNCTIONS)
-        got = jax.jit(jax.vmap(functools.partial(symbolic_kan_apply, params)))(
-            jnp.asarray(u[:, None])
-        )
+        got = batch(params, jnp.asarray(u[:, None]))
         far = one_edge_each(["j0"], a=85.0)
-        bessel = jax.vmap(functools.partial(symbolic_kan_apply, far))(
-            jnp.asarray(u[:, None])
-        )
+        bessel = batch(far, jnp.asarray(u[:, None]))
     want = np.stack([f(u) for f in FUNCTIONS.values()], -1)
     np.testing.assert_allclose(got, want, rtol=1e-12)
     np.testing.assert_allclose(bessel[:, 0], scipy.special.j0(85 * u), atol=1e-12)
@@ -130,7 +129,7 @@ def test_edges_are_named():
         params = splines(*EDGES.values())
         x = np.linspace(-1, 1, 300)[:, None]
         symbolic, report = kan_symbolic(params, jnp.asarray(x))
-        got = jax.vmap(functools.partial(symbolic_kan_apply, symbolic))(jnp.asarray(x))
+        got = batch(symbolic, jnp.asarray(x))
     assert symbolic.functions == ((tuple(EDGES),),)
     for name, entry in zip(EDGES, report, strict=True):
         assert entry["function"] == name == entry["candidates"][0][0]
@@ -271,7 +270,7 @@ def test_formula_is_the_network():
     with jax.enable_x64(True):
         params = every_function()
         x = np.random.default_rng(4).uniform(0.1, 0.9, (20, 2))
-        want = jax.vmap(functools.partial(symbolic_kan_apply, params))(jnp.asarray(x))
+        want = batch(params, jnp.asarray(x))
         formulas = kan_formula(params, names=("p", "q"), digits=None)
     value = sympy.lambdify(sympy.symbols("p q", real=True), formulas[0], "scipy")
     np.testing.assert_allclose(value(*x.T), want[:, 0], rtol=1e-12)
