@@ -32,6 +32,19 @@ from ._kan_layer import (
     kan_layer_edges as kan_layer_edges,
     kan_layer_init as kan_layer_init,
 )
+from ._kan_plot import kan_plot as kan_plot
+from ._kan_prune import (
+    kan_edge_norms as kan_edge_norms,
+    kan_mask as kan_mask,
+    kan_prune as kan_prune,
+    kan_regularizer as kan_regularizer,
+)
+from ._kan_symbolic import (
+    SymbolicKANParams as SymbolicKANParams,
+    kan_formula as kan_formula,
+    kan_symbolic as kan_symbolic,
+    symbolic_kan_apply as symbolic_kan_apply,
+)
 from ._mlp import (
     MLPParams as MLPParams,
     mlp_apply as mlp_apply,
