@@ -5,6 +5,8 @@ FloydNet, arXiv:2601.19094, whose attention is a soft form of its inner step. Th
 parameters are ours.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -81,11 +83,11 @@ def compile_floyd_warshall(
     qkv[value_ij, copy, 0, _DISTANCE] = -1
     # The attention divides by sqrt(2 dim). A score of `certain` for the pivot k leaves
     # the others a weight that underflows to zero.
-    certain = -2 * float(jnp.log(jnp.finfo(at_least_float32(dtype)).tiny))
-    qkv[query, copy, 0, _ONE] = np.sqrt(2 * dim) * certain
     wide = at_least_float32(dtype)
+    certain = -2 * math.log(jnp.finfo(wide).tiny)
+    qkv[query, copy, 0, _ONE] = math.sqrt(2 * dim) * certain
     qkv = jnp.asarray(qkv, wide)
-    beta = jnp.asarray(scale, wide) * np.sqrt(2 * dim).item()
+    beta = jnp.asarray(scale, wide) * math.sqrt(2 * dim)
     qkv = qkv.at[query, minimum, 0, _ONE].set(beta).astype(dtype)
 
     project = np.zeros((_CHANNELS, _HEADS, dim))
