@@ -76,7 +76,7 @@ GRAPH_PAIRS = {
 def test_distinguishes_what_folklore_weisfeiler_leman_does():
     size = 24
     with jax.enable_x64(True):
-        params = random_params(3, 8, 4, norm="layer", bias=True, dtype="float64")
+        params = random_params(3, 8, 4, scale=2.0, norm="layer", dtype="float64")
         apply = jax.jit(
             jax.vmap(lambda x, mask: floydnet_apply(params, x, node_mask=mask))
         )
