@@ -8,7 +8,8 @@ The exit status is 1 if a gate fails: an attention error of ours above 1e-5 of t
 largest output, against NumPy in float64; or a disagreement with PyTorch, in outputs or
 in the gradient of the first input, of more than 1e-4 of the largest entry. A speed is
 not a gate, and memory is reported: ours is XLA's figure of temporaries, PyTorch's the
-growth of its peak resident memory in a call.
+growth of its peak resident memory in a call, too small where it uses memory again that
+an earlier call has freed.
 """
 
 import math
