@@ -1,5 +1,5 @@
 """Composable architecture primitives as pure JAX functions."""
 
-from . import kernels as kernels, layers as layers
+from . import graph as graph, kernels as kernels, layers as layers
 
 __version__ = "0.1.0"
