@@ -64,7 +64,8 @@ def bellman_ford(
             `tol` is negative.
 
     Examples:
-        >>> graph = Graph.from_edges([0, 1, 0], [1, 2, 2], num_nodes=3, weights=[1, 1, 5])
+        >>> edges = [0, 1, 0], [1, 2, 2]
+        >>> graph = Graph.from_edges(*edges, num_nodes=3, weights=[1, 1, 5])
         >>> boundary = jnp.asarray([0.0, jnp.inf, jnp.inf])
         >>> bellman_ford(graph, boundary, MIN_PLUS).tolist()
         [0.0, 1.0, 2.0]
@@ -147,7 +148,8 @@ def shortest_path(
         TypeError: As `bellman_ford`, or if `sources` are not integers.
 
     Examples:
-        >>> graph = Graph.from_edges([0, 1, 0], [1, 2, 2], num_nodes=3, weights=[1, 1, 5])
+        >>> edges = [0, 1, 0], [1, 2, 2]
+        >>> graph = Graph.from_edges(*edges, num_nodes=3, weights=[1, 1, 5])
         >>> shortest_path(graph, 0).tolist()
         [0.0, 1.0, 2.0]
     """
@@ -245,7 +247,8 @@ def katz_index(
         TypeError: As `bellman_ford`, or if `sources` are not integers.
     """
     boundary = _at_sources("katz_index", graph, sources, SUM_TIMES)
-    graph = dataclasses.replace(graph, weights=_weights(graph, boundary.dtype) * beta)
+    w = _weights(graph, boundary.dtype)
+    graph = dataclasses.replace(graph, weights=jnp.asarray(beta, w.dtype) * w)
     sums = bellman_ford(graph, boundary, SUM_TIMES, num_steps=num_steps, tol=tol)
     return sums - boundary
 
@@ -288,7 +291,7 @@ def personalized_pagerank(
         w = jnp.where(graph.mask, w, 0)
     out = jax.ops.segment_sum(w, graph.senders, graph.num_nodes)[graph.senders]
     some = out > 0
-    w = jnp.where(some, alpha * w / jnp.where(some, out, 1), 0)
+    w = jnp.asarray(alpha, w.dtype) * w / jnp.where(some, out, 1)
     graph = dataclasses.replace(graph, weights=w)
     sums = bellman_ford(graph, boundary, SUM_TIMES, num_steps=num_steps, tol=tol)
     return sums / jnp.sum(sums, axis=0, keepdims=True)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +132,7 @@ def _scatter_soft(
     return temperature * jnp.where(some, top + logs, -jnp.inf)
 
 
-_SCATTERS = {
+_SCATTERS: dict[Any, Reduce] = {
     jnp.add: _scatter_add,
     jnp.minimum: _scatter_min,
     jnp.maximum: _scatter_max,
