@@ -219,7 +219,7 @@ def vary_together(tree: Any) -> Any:
     """
     leaves = jax.tree.leaves(tree)
     zeros = [jnp.where(False, a.ravel()[0], jnp.zeros((), a.dtype)) for a in leaves]
-    no = functools.reduce(jnp.logical_or, [zero != 0 for zero in zeros])
+    no = functools.reduce(jnp.logical_or, [zero.astype(bool) for zero in zeros])
 
     def vary(a: Array) -> Array:
         return a | no if no.dtype == a.dtype else a + no.astype(a.dtype)

@@ -34,9 +34,8 @@ def facts(graph):
     return sorted(zip(*(np.asarray(a)[keep].tolist() for a in columns), strict=True))
 
 
-WANTED = sorted(
-    zip(*(EDGES[k] for k in ("senders", "edge_types", "receivers", "weights")))
-)
+COLUMNS = [EDGES[k] for k in ("senders", "edge_types", "receivers", "weights")]
+WANTED = sorted(zip(*COLUMNS, strict=True))
 
 
 def on_host(graph):
