@@ -86,7 +86,7 @@ _Y = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]])
 _POINTS = 0.5 * _X[:2] + 0.1
 
 
-def _graph():
+def _relational():
     return gr.Graph.from_edges(
         [0, 0, 1, 2, 2, 1],
         [1, 2, 2, 0, 1, 1],
@@ -106,7 +106,7 @@ def _pass_messages(graph, x, relations, boundary):
 
 def _messages():
     x = jnp.sin(jnp.arange(16.0)).reshape(4, 2, 2)
-    return _pass_messages, (_graph(), x, x[:2] + 1, jnp.cos(x))
+    return _pass_messages, (_relational(), x, x[:2] + 1, jnp.cos(x))
 
 
 def _paths(graph, boundary):
@@ -597,7 +597,10 @@ ENTRIES = (
         package="graph",
         kind="function",
         names=("bellman_ford",),
-        make=lambda: (_paths, (_graph(), jnp.asarray([[0.0], [1.5], [0.7], [9.0]]))),
+        make=lambda: (
+            _paths,
+            (_relational(), jnp.asarray([[0.0], [1.5], [0.7], [9.0]])),
+        ),
         source=f"{_NBFNET}, section 3.1; Baras, Theodorakopoulos 2010",
         proof="all walks of at most 4 edges by enumeration, 1e-12",
         differs="a tolerance, forward mode only, besides a number of steps",
@@ -614,7 +617,7 @@ ENTRIES = (
         package="graph",
         kind="function",
         names=("katz_index", "personalized_pagerank"),
-        make=lambda: (_walks, (_graph(),)),
+        make=lambda: (_walks, (_relational(),)),
         source=f"{_NBFNET}, table 1; Katz 1953; Page et al. 1999",
         proof="linear solves and NetworkX on graphs of 200 nodes, 1e-10",
         differs="PageRank is normalised, which is what dangling nodes that return to "
