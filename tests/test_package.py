@@ -23,7 +23,8 @@ import jaxarch
 assert before == dict(jax.config.values)
 jax.config.update("jax_num_cpu_devices", 3)
 extras = {"chex", "diffrax", "equinox", "flax", "gpjax", "lineax", "matplotlib"}
-extras |= {"optax", "sklearn", "tensorstore", "tinygp", "tqdm"}
+extras |= {"networkx", "optax", "scipy.sparse", "sklearn", "tensorstore"}
+extras |= {"tinygp", "tqdm"}
 assert not extras & set(sys.modules), extras & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
