@@ -129,7 +129,8 @@ def _cardinal(s: Array, degree: int, order: int) -> Array:
         if power:
             total = total + weight * jnp.maximum(beyond, 0) ** power
         else:
-            total = total + weight * (left & (beyond == 0) | (beyond > 0))
+            inside = (beyond > 0) | (left & (beyond == 0))
+            total = total + jnp.where(inside, weight, 0)
     return jnp.where(left, total, -total) if order % 2 else total
 
 
