@@ -39,7 +39,7 @@ BASES = (
 )
 RESIDUALS = ("silu", "identity", None)
 INITS = ("default", "power", "lecun", "glorot")
-BLOCK = 512  # features in one matrix product: enough for its speed, little memory
+BLOCK = 256  # features in one matrix product: enough for its speed, little memory
 
 
 @params
@@ -318,10 +318,11 @@ def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
     # One product for several functions where inputs are few, so that its matrix is
     # tall; one for each where they are many, so that its left side stays in cache.
     step = max(1, BLOCK // n_in)
-    for start in range(0, len(basis), step):
-        block = slice(start, start + step)
-        matrix = params.coefficients[block].reshape(-1, n_out)
-        y = y + jnp.concatenate(basis[block]) @ matrix
+    blocks = [basis[start : start + step] for start in range(0, len(basis), step)]
+    # A split, not slices: its transpose is a concatenation, theirs a sum of padded ones.
+    matrices = jax.lax.split(params.coefficients, [len(block) for block in blocks])
+    for block, matrix in zip(blocks, matrices, strict=True):
+        y = y + jnp.concatenate(block) @ matrix.reshape(-1, n_out)
     return y
 
 
