@@ -319,7 +319,7 @@ def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
     # tall; one for each where they are many, so that its left side stays in cache.
     step = max(1, BLOCK // n_in)
     blocks = [basis[start : start + step] for start in range(0, len(basis), step)]
-    # A split, not slices: its transpose is a concatenation, theirs a sum of padded ones.
+    # A split, not slices: its transpose is a concatenation, theirs pads and adds.
     matrices = jax.lax.split(params.coefficients, [len(block) for block in blocks])
     for block, matrix in zip(blocks, matrices, strict=True):
         y = y + jnp.concatenate(block) @ matrix.reshape(-1, n_out)
