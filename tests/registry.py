@@ -199,6 +199,40 @@ _SCALE_MIXTURES = (
     "Lee, Yun, Yang, Lee 2022, [arXiv:2107.01408](https://arxiv.org/abs/2107.01408)"
 )
 
+_SAMPLE = jnp.asarray([[0.1, -0.7], [0.9, 0.3], [-0.4, 0.6], [-0.8, -0.2], [0.5, 0.0]])
+
+
+def _kan_layer():
+    return layers.kan_layer_init(
+        jax.random.key(0), 2, 3, num_intervals=2, degree=2, init="power"
+    )
+
+
+def _refine(params):
+    return layers.kan_layer_refine(params, 4)[0].coefficients
+
+
+def _adapt(params, x):
+    adapted, grid = layers.kan_layer_adapt(params, x, uniform_fraction=0.1)
+    return adapted.coefficients, grid
+
+
+def _bspline(x):
+    return layers.bspline_basis(x, num_intervals=3, degree=3, domain=(-1, 1))
+
+
+def _bases(x, frequencies, phases):
+    return (
+        layers.chebyshev_basis(x, degree=3),
+        layers.legendre_basis(x, degree=3),
+        layers.fourier_basis(x, num_frequencies=2),
+        layers.rbf_basis(x, num_centers=3, domain=(-1, 1)),
+        layers.relu_basis(x, num_intervals=2, degree=2, domain=(-1, 1)),
+        layers.sine_basis(x, frequencies, phases),
+        layers.wavelet_basis(x, frequencies, phases, kind="shannon"),
+    )
+
+
 ENTRIES = (
     Entry(
         package="kernels",
@@ -534,6 +568,126 @@ ENTRIES = (
         proof="a distribution with known moments; the infinite kernel, 4 standard "
         "errors + 5/width",
         state="our choice",
+    ),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=("KANLayerParams", "kan_layer_init", "kan_layer_apply"),
+        init=layers.kan_layer_init,
+        sizes=(2, 3),
+        make=lambda: (layers.kan_layer_apply, (jnp.asarray([0.35, -0.9]),)),
+        source="Liu et al. 2024 (KAN), [arXiv:2404.19756]"
+        "(https://arxiv.org/abs/2404.19756), section 2; initial values: Rigas et al. "
+        "2025, [arXiv:2509.03417](https://arxiv.org/abs/2509.03417)",
+        proof="layers of pykan, efficient-kan (with gradients), fast-kan and ChebyKAN, "
+        "1e-12, and of jaxKAN, whose parameters are float32, 1e-6; variances of the "
+        "initial values by quadrature, 4 standard errors",
+        differs="one matrix product for the sum over inputs and functions; scales of "
+        "splines and masks belong into the coefficients",
+    ),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=("KANParams", "kan_init", "kan_apply"),
+        init=layers.kan_init,
+        sizes=((2, (1, 1), 1),),
+        make=lambda: (layers.kan_apply, (jnp.asarray([0.35, -0.9]),)),
+        source="Liu et al. 2024 (KAN), [arXiv:2404.19756]"
+        "(https://arxiv.org/abs/2404.19756), section 2.2; product nodes: Liu et al. "
+        "2024 (KAN 2.0), [arXiv:2408.10205](https://arxiv.org/abs/2408.10205), section "
+        "2",
+        proof="a network of efficient-kan, 1e-12; product nodes against a loop",
+        differs="no scales and biases of nodes besides those of the layers; grids are "
+        "not parameters",
+    ),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=("KANConvParams", "kan_conv_init", "kan_conv_apply"),
+        init=layers.kan_conv_init,
+        sizes=(2, 3, (2, 2)),
+        make=lambda: (layers.kan_conv_apply, (0.3 * jnp.ones((3, 3, 2)),)),
+        source="Bodner et al. 2024 (Convolutional KANs), [arXiv:2406.13155]"
+        "(https://arxiv.org/abs/2406.13155), section 3",
+        proof="a loop over windows in one to three dimensions, strides and dilations, "
+        "1e-12",
+        differs="positions beyond the edge add nothing: zeros are padded after the "
+        "functions and not before",
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=("kan_layer_edges",),
+        make=lambda: (
+            layers.kan_layer_edges,
+            (_kan_layer(), jnp.asarray([0.35, -0.9])),
+        ),
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=("kan_layer_refine", "kan_refine"),
+        make=lambda: (_refine, (_kan_layer(),)),
+        source="Liu et al. 2024 (KAN), [arXiv:2404.19756]"
+        "(https://arxiv.org/abs/2404.19756), section 2.4 (grid extension)",
+        proof="from 5 to 10, 15 and 30 intervals the function changes by less than "
+        "1e-6 in float32, 1e-14 in float64, on uniform and adapted grids",
+        differs="least squares at points inside each new interval in place of a sample",
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=("kan_layer_adapt", "kan_adapt"),
+        make=lambda: (_adapt, (_kan_layer(), _SAMPLE)),
+        # Knots are order statistics, whose derivative differences do not see at ties.
+        skip=frozenset({"bfloat16", "grad"}),
+        source="Liu et al. 2024 (KAN), [arXiv:2404.19756]"
+        "(https://arxiv.org/abs/2404.19756), appendix (grids from samples)",
+        proof="knots and coefficients of pykan, 1e-12, and of jaxKAN, 1e-6; the least "
+        "squares of NumPy, 1e-12; samples of one value and of two points",
+        differs="takes samples of any rank, and inputs that never vary",
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=("bspline_basis",),
+        make=lambda: (_bspline, (jnp.asarray([0.35, -0.9, 1.3]),)),
+        source="Schoenberg 1946 (closed form); de Boor 1978, *A Practical Guide to "
+        "Splines*, chapters IX and X (recursion)",
+        proof="SciPy's B-splines and their derivatives of every order, 1e-12, at knots "
+        "and outside too; partition of unity; derivatives in the knots by differences",
+        differs="symmetric closed forms for degrees 1 to 5 on uniform knots",
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=(
+            "chebyshev_basis",
+            "fourier_basis",
+            "legendre_basis",
+            "rbf_basis",
+            "relu_basis",
+            "sine_basis",
+            "wavelet_basis",
+        ),
+        make=lambda: (
+            _bases,
+            (
+                jnp.asarray([0.35, -0.9]),
+                jnp.asarray([0.5, 2.0]),
+                jnp.asarray([0.25, 1.0]),
+            ),
+        ),
+        source="ChebyKAN, [arXiv:2405.07200](https://arxiv.org/abs/2405.07200); "
+        "FastKAN, [arXiv:2405.06721](https://arxiv.org/abs/2405.06721); ActNet, "
+        "[arXiv:2410.01990](https://arxiv.org/abs/2410.01990) (sine); Wav-KAN, "
+        "[arXiv:2405.12832](https://arxiv.org/abs/2405.12832); ReLU-KAN, "
+        "[arXiv:2406.02075](https://arxiv.org/abs/2406.02075)",
+        proof="SciPy's polynomials; layers of ChebyKAN and fast-kan, 1e-12, and of "
+        "jaxKAN, 1e-6; moments of sines and wavelets by quadrature; the spectrum of "
+        "the Shannon wavelet",
+        differs="the Shannon wavelet is not cut by a window; the variance of a sine "
+        "does not cancel",
     ),
     Entry(
         package="layers",

@@ -129,7 +129,8 @@ def rbf_basis(
     check_interval(where, "domain", domain)
     if width is not None and not width > 0:
         raise ValueError(f"{where}: `width` must be positive, got {width}.")
-    return _stacked(x, lambda x: rbf(x, num_centers, domain, width))
+    bumps = range(num_centers)
+    return _stacked(x, lambda x: [rbf(x, m, num_centers, domain, width) for m in bumps])
 
 
 def relu_basis(
@@ -164,7 +165,10 @@ def relu_basis(
     check_positive(where, num_intervals=num_intervals)
     check_natural(where, degree=degree)
     check_interval(where, "domain", domain)
-    return _stacked(x, lambda x: relu(x, num_intervals, degree, domain))
+    bumps = range(num_intervals + degree)
+    return _stacked(
+        x, lambda x: [relu(x, m, num_intervals, degree, domain) for m in bumps]
+    )
 
 
 def sine_basis(
@@ -198,7 +202,7 @@ def sine_basis(
     dtype = jnp.result_type(float_dtype(x), frequencies, phases)
     wide = at_least_float32(dtype)
     x, frequencies, phases = (jnp.asarray(a, wide) for a in (x, frequencies, phases))
-    return jnp.stack(sine(x, frequencies, phases), -1).astype(dtype)
+    return sine(x[..., None], *_trailing(x, frequencies, phases)).astype(dtype)
 
 
 def wavelet_basis(
@@ -241,7 +245,8 @@ def wavelet_basis(
     dtype = jnp.result_type(float_dtype(x), frequencies, phases)
     wide = at_least_float32(dtype)
     x, frequencies, phases = (jnp.asarray(a, wide) for a in (x, frequencies, phases))
-    return jnp.stack(wavelet(x, frequencies, phases, kind), -1).astype(dtype)
+    x, frequencies, phases = x[..., None], *_trailing(x, frequencies, phases)
+    return wavelet(x, frequencies, phases, kind).astype(dtype)
 
 
 # --- lists of functions, for at least float32 -------------------------------------
@@ -266,51 +271,58 @@ def fourier(x: Array, num_frequencies: int) -> list[Array]:
     return [jnp.cos(k * x) for k in n] + [jnp.sin(k * x) for k in n]
 
 
+# --- the m-th function of a family, m an int or an array --------------------------
+
+
 def rbf(
-    x: Array, num_centers: int, domain: tuple[float, float], width: float | None = None
-) -> list[Array]:
+    x: Array,
+    m: Array | int,
+    num_centers: int,
+    domain: tuple[float, float],
+    width: float | None = None,
+) -> Array:
     low, high = domain
     spacing = (high - low) / (num_centers - 1)
     width = spacing if width is None else width
-    return [
-        jnp.exp(-(((x - (low + m * spacing)) / width) ** 2)) for m in range(num_centers)
-    ]
+    return jnp.exp(-(((x - (low + m * spacing)) / width) ** 2))
 
 
 def relu(
-    x: Array, num_intervals: int, degree: int, domain: tuple[float, float]
-) -> list[Array]:
+    x: Array,
+    m: Array | int,
+    num_intervals: int,
+    degree: int,
+    domain: tuple[float, float],
+) -> Array:
     low, high = domain
-    s = (x - low) * (num_intervals / (high - low)) + degree  # x - s_0, in spacings
-    end, scale = degree + 1, 4 / (degree + 1) ** 2
-
-    def bump(s: Array) -> Array:
-        return (scale * jnp.maximum(end - s, 0) * jnp.maximum(s, 0)) ** 2
-
-    return [bump(s - m) for m in range(num_intervals + degree)]
+    # x - s_m in spacings, of which the support has degree + 1.
+    s = (x - low) * (num_intervals / (high - low)) + degree - m
+    scale = 4 / (degree + 1) ** 2
+    return (scale * jnp.maximum(degree + 1 - s, 0) * jnp.maximum(s, 0)) ** 2
 
 
-def sine(x: Array, frequencies: Array, phases: Array) -> list[Array]:
-    square = frequencies * frequencies
+def sine(x: Array, frequency: Array, phase: Array) -> Array:
+    square = frequency * frequency
     q = -jnp.expm1(-square)
-    mean = jnp.exp(-0.5 * square) * jnp.sin(phases)
-    variance = q * ((1 - q) * jnp.cos(phases) ** 2 + 0.5 * q)
+    mean = jnp.exp(-0.5 * square) * jnp.sin(phase)
+    variance = q * ((1 - q) * jnp.cos(phase) ** 2 + 0.5 * q)
     varies = variance > 0
     inverse = jnp.where(varies, jnp.where(varies, variance, 1) ** -0.5, 0)
-    return [
-        (jnp.sin(frequencies[m] * x + phases[m]) - mean[m]) * inverse[m]
-        for m in range(len(frequencies))
-    ]
+    return (jnp.sin(frequency * x + phase) - mean) * inverse
 
 
-def wavelet(x: Array, frequencies: Array, phases: Array, kind: str) -> list[Array]:
-    psi = WAVELETS[kind]
-    return [psi(frequencies[m] * x + phases[m]) for m in range(len(frequencies))]
+def wavelet(x: Array, frequency: Array, phase: Array, kind: str) -> Array:
+    return WAVELETS[kind](frequency * x + phase)
 
 
 def _stacked(x: Array, basis: Callable[[Array], list[Array]]) -> Array:
     dtype = float_dtype(x)
     return jnp.stack(basis(jnp.asarray(x, at_least_float32(dtype))), -1).astype(dtype)
+
+
+def _trailing(x: Array, *vectors: Array) -> list[Array]:
+    """The vectors with leading axes for those of `x`."""
+    return [v.reshape((1,) * x.ndim + v.shape) for v in vectors]
 
 
 def _check_vectors(where: str, frequencies: Array, phases: Array) -> None:

@@ -94,16 +94,34 @@ def bsplines(
     """The functions of `bspline_basis`, each of the shape of `x`."""
     wide = x.astype(at_least_float32(x.dtype))
     if knots is None and degree in CLOSED_FORMS:
-        low, high = domain
-        # The middle of function m lies (degree - 1) / 2 intervals left of knot m.
-        s = (wide - low) * (num_intervals / (high - low)) + (degree - 1) / 2
-        values = [_cardinal(s - m, degree, 0) for m in range(num_intervals + degree)]
+        values = [
+            cardinal_bspline(wide, m, num_intervals, degree, domain)
+            for m in range(num_intervals + degree)
+        ]
     else:
         if knots is None:
             knots = uniform_knots(num_intervals, degree, domain, wide.dtype)
-        knots = knots.astype(wide.dtype)
-        values = _cox_de_boor(wide, knots, degree)
+        values = _cox_de_boor(wide, _leading(wide, knots), degree)
     return [value.astype(x.dtype) for value in values]
+
+
+def cardinal_bspline(
+    x: Array,
+    m: Array | int,
+    num_intervals: int,
+    degree: int,
+    domain: tuple[float, float],
+) -> Array:
+    """Function `m` of a uniform basis in closed form, for at least float32."""
+    low, high = domain
+    # Its middle lies (degree - 1) / 2 intervals left of knot m of the domain.
+    s = (x - low) * (num_intervals / (high - low)) + (degree - 1) / 2
+    return _cardinal(s - m, degree, 0)
+
+
+def _leading(x: Array, knots: Array) -> Array:
+    """One set of knots for each entry of `x`, in its dtype."""
+    return jnp.broadcast_to(knots.astype(x.dtype), (*x.shape, knots.shape[-1]))
 
 
 def uniform_knots(

@@ -177,7 +177,9 @@ def kan_conv_apply(
             rhs_dilation=dilation,
             dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         )[0]
-        return y if layer.bias is None else y + layer.bias
+        if layer.bias is None:
+            return y
+        return y + jnp.broadcast_to(layer.bias, y.shape)
 
     return (jax.checkpoint(apply) if remat else apply)(params, x)
 

@@ -55,25 +55,7 @@ def kan_layer_refine(
     where = "kan_layer_refine"
     _check_splines(where, params, num_intervals)
     check_grid(where, params, grid)
-    knots = _knots(params, grid)
-    old, degree = params.num_intervals, params.degree
-    dtype = knots.dtype
-    breaks = knots[:, degree : degree + old + 1]
-    ends = jnp.arange(num_intervals + 1, dtype=dtype) * (old / num_intervals)
-    positions = jnp.arange(old + 1, dtype=dtype)
-    new = jax.vmap(lambda b: jnp.interp(ends, positions, b))(breaks)
-    # Inside each new interval a polynomial is known by degree + 1 values.
-    inside = (jnp.arange(degree + 2, dtype=dtype) + 0.5) / (degree + 2)
-    points = new[:, :-1, None] + jnp.diff(new)[:, :, None] * inside
-    points = points.reshape(len(points), -1)
-    if grid is None:
-        refined = uniform_knots(num_intervals, degree, params.domain, dtype)
-        transfer = _transfer(points[0], knots[0], refined, degree)
-        return _transferred(params, transfer[None]), None
-    refined = _extend(new, degree)
-    refit = functools.partial(_transfer, degree=degree)
-    transfer = jax.vmap(refit)(points, knots, refined)
-    return _transferred(params, transfer), refined.astype(jnp.result_type(grid))
+    return _refined(params, grid, num_intervals)
 
 
 def kan_layer_adapt(
@@ -123,25 +105,7 @@ def kan_layer_adapt(
         )
     if margin < 0:
         raise ValueError(f"{where}: `margin` must not be negative, got {margin}.")
-    knots = _knots(params, grid)
-    sample = jnp.asarray(x, knots.dtype).T
-    ordered = jnp.sort(sample)
-    count = sample.shape[1]
-    index = [count * j // num_intervals for j in range(num_intervals)] + [count - 1]
-    low, high = ordered[:, :1] - margin, ordered[:, -1:] + margin
-    # An input that never varies has knots about its value all the same.
-    constant = high == low
-    reach = jnp.where(constant, jnp.maximum(jnp.abs(low), 1) * 1e-2, 0)
-    low, high = low - reach, high + reach
-    steps = jnp.arange(num_intervals + 1, dtype=knots.dtype) / num_intervals
-    uniform = low + (high - low) * steps
-    fraction = jnp.where(constant, 1, jnp.asarray(uniform_fraction, knots.dtype))
-    breaks = fraction * uniform + (1 - fraction) * ordered[:, jnp.asarray(index)]
-    new = _extend(breaks, params.degree)
-    refit = functools.partial(_transfer, degree=params.degree)
-    transfer = jax.vmap(refit)(sample, knots, new)
-    dtype = params.coefficients.dtype if grid is None else jnp.result_type(grid)
-    return _transferred(params, transfer), new.astype(dtype)
+    return _adapted(params, x, grid, uniform_fraction, margin, num_intervals)
 
 
 def kan_refine(
@@ -211,10 +175,10 @@ def kan_adapt(
     """
     where = "kan_adapt"
     _check_sample(where, x, params.layers[0].coefficients.shape[1])
-    layers, grids = [], []
+    layers, grids = list(params.layers), []
     for index, (layer, knots) in enumerate(layers_and_knots(where, params, grid)):
         x = x if squash is None else jax.vmap(squash)(x)
-        layer, knots = kan_layer_adapt(
+        layers[index], knots = kan_layer_adapt(
             layer,
             x,
             uniform_fraction=uniform_fraction,
@@ -222,14 +186,79 @@ def kan_adapt(
             num_intervals=num_intervals,
             grid=knots,
         )
-        x = jax.vmap(
-            lambda h, layer=layer, knots=knots, index=index: multiply(
-                params, index, kan_layer_apply(layer, h, grid=knots)
-            )
-        )(x)
-        layers.append(layer)
+        params = dataclasses.replace(params, layers=tuple(layers))
         grids.append(knots)
-    return dataclasses.replace(params, layers=tuple(layers)), tuple(grids)
+        x = _nodes(params, x, index, knots)
+    return params, tuple(grids)
+
+
+# Compiled as a whole: one operation after the other takes seconds to compile.
+@functools.partial(jax.jit, static_argnums=2)
+def _refined(
+    params: KANLayerParams, grid: Array | None, num_intervals: int
+) -> tuple[KANLayerParams, Array | None]:
+    knots = _knots(params, grid)
+    old, degree = params.num_intervals, params.degree
+    dtype = knots.dtype
+    breaks = knots[:, degree : degree + old + 1]
+    ends = jnp.arange(num_intervals + 1, dtype=dtype) * (old / num_intervals)
+    positions = jnp.arange(old + 1, dtype=dtype)
+    new = jax.vmap(lambda b: jnp.interp(ends, positions, b))(breaks)
+    # Inside each new interval a polynomial is known by degree + 1 values.
+    inside = (jnp.arange(degree + 2, dtype=dtype) + 0.5) / (degree + 2)
+    points = jax.vmap(
+        lambda b: (b[:-1, None] + jnp.outer(jnp.diff(b), inside)).ravel()
+    )(new)
+    if grid is None:
+        refined = uniform_knots(num_intervals, degree, params.domain, dtype)
+        transfer = _transfer(points[0], knots[0], refined, degree)
+        return _transferred(params, transfer[None]), None
+    refined = _extend(new, degree)
+    refit = functools.partial(_transfer, degree=degree)
+    transfer = jax.vmap(refit)(points, knots, refined)
+    return _transferred(params, transfer), refined.astype(jnp.result_type(grid))
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _adapted(
+    params: KANLayerParams,
+    x: Array,
+    grid: Array | None,
+    uniform_fraction: float,
+    margin: float,
+    num_intervals: int,
+) -> tuple[KANLayerParams, Array]:
+    knots = _knots(params, grid)
+    sample = jnp.asarray(x, knots.dtype).T
+    ordered = jnp.sort(sample)
+    count = sample.shape[1]
+    index = [count * j // num_intervals for j in range(num_intervals)] + [count - 1]
+    low, high = ordered[:, :1] - margin, ordered[:, -1:] + margin
+    # An input that never varies has knots about its value all the same.
+    constant = high == low
+    reach = jnp.where(constant, jnp.maximum(jnp.abs(low), 1) * 1e-2, 0)
+    low, high = low - reach, high + reach
+    steps = jnp.arange(num_intervals + 1, dtype=knots.dtype) / num_intervals
+    uniform = low + (high - low) * steps[None]
+    fraction = jnp.where(constant, 1, jnp.asarray(uniform_fraction, knots.dtype))
+    breaks = fraction * uniform + (1 - fraction) * ordered[:, jnp.asarray(index)]
+    new = _extend(breaks, params.degree)
+    refit = functools.partial(_transfer, degree=params.degree)
+    transfer = jax.vmap(refit)(sample, knots, new)
+    dtype = params.coefficients.dtype if grid is None else jnp.result_type(grid)
+    return _transferred(params, transfer), new.astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _nodes(params: KANParams, x: Array, index: int, grid: Array | None) -> Array:
+    """The nodes after layer `index`, for a sample of its inputs."""
+
+    def nodes(h: Array) -> Array:
+        return multiply(
+            params, index, kan_layer_apply(params.layers[index], h, grid=grid)
+        )
+
+    return jax.vmap(nodes)(x)
 
 
 def _knots(params: KANLayerParams, grid: Array | None) -> Array:
@@ -244,7 +273,7 @@ def _knots(params: KANLayerParams, grid: Array | None) -> Array:
 def _extend(breaks: Array, degree: int) -> Array:
     """Adds the knots beyond the ends, at the mean distance of those between."""
     step = (breaks[:, -1:] - breaks[:, :1]) / (breaks.shape[1] - 1)
-    beyond = step * jnp.arange(1, degree + 1, dtype=breaks.dtype)
+    beyond = step * jnp.arange(1, degree + 1, dtype=breaks.dtype)[None]
     return jnp.concatenate(
         [breaks[:, :1] - beyond[:, ::-1], breaks, breaks[:, -1:] + beyond], 1
     )

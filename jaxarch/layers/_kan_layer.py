@@ -25,7 +25,7 @@ from .._checks import (
 from .._dtypes import at_least_float32
 from .._params import params, static
 from . import _bases
-from ._bspline import bsplines
+from ._bspline import CLOSED_FORMS, bsplines, cardinal_bspline
 
 BASES = (
     "bspline",
@@ -209,8 +209,10 @@ def kan_layer_apply(
         x: One example, shape `(n_in,)`.
         grid: Knots of B-splines for each input, from `kan_layer_adapt`; None for
             uniform ones over the domain. They are data, not parameters.
-        remat: Whether the backward pass evaluates the basis again, which saves the
-            memory of $2K$ arrays of the shape of a batch.
+        remat: Whether the backward pass evaluates the basis again. Functions are then
+            taken one at a time where one can be had without the others (not for
+            polynomials, Fourier modes and uneven knots): under `vmap` and `grad` about
+            six arrays of the shape of a batch are held whatever $K$ is, and not $2K$.
 
     Returns:
         The output, shape `(n_out,)`, in the promoted dtype of `x` and `params`. Bases
@@ -229,8 +231,9 @@ def kan_layer_apply(
     check_shape(where, "x", x, params.coefficients.shape[1:2])
     check_grid(where, params, grid)
     x = jnp.asarray(x, jnp.result_type(x, *jax.tree.leaves(params)))
-    apply = jax.checkpoint(_apply) if remat else _apply
-    return apply(params, x, grid)
+    if remat and _is_family(params, grid):
+        return _apply_one_by_one(params, x)
+    return (jax.checkpoint(_apply) if remat else _apply)(params, x, grid)
 
 
 def kan_layer_edges(
@@ -268,27 +271,46 @@ def features(
     params: KANLayerParams, x: Array, grid: Array | None = None
 ) -> list[Array]:
     """The functions of the basis at `x`, each of the shape and dtype of `x`."""
-    wide = x.astype(at_least_float32(x.dtype))
     num_basis, domain = params.coefficients.shape[0], params.domain
+    wide = x.astype(at_least_float32(x.dtype))
     centered = (2 * wide - sum(domain)) / (domain[1] - domain[0])
-    match params.basis:
-        case "bspline":
-            basis = bsplines(wide, params.num_intervals, params.degree, domain, grid)
-        case "relu":
-            basis = _bases.relu(wide, params.num_intervals, params.degree, domain)
-        case "chebyshev":
-            basis = _bases.chebyshev(centered, params.degree)
-        case "legendre":
-            basis = _bases.legendre(centered, params.degree)
-        case "fourier":
-            basis = _bases.fourier(math.pi * centered, num_basis // 2)
-        case "rbf":
-            basis = _bases.rbf(wide, num_basis, domain)
-        case "sine":
-            basis = _bases.sine(wide, *_frequencies(params, wide))
-        case kind:
-            basis = _bases.wavelet(wide, *_frequencies(params, wide), kind)
+    if _is_family(params, grid):
+        basis = [_member(params, wide, m) for m in range(num_basis)]
+    elif params.basis == "bspline":
+        basis = bsplines(wide, params.num_intervals, params.degree, domain, grid)
+    elif params.basis == "chebyshev":
+        basis = _bases.chebyshev(centered, params.degree)
+    elif params.basis == "legendre":
+        basis = _bases.legendre(centered, params.degree)
+    else:
+        basis = _bases.fourier(math.pi * centered, num_basis // 2)
     return [b.astype(x.dtype) for b in basis]
+
+
+def _is_family(params: KANLayerParams, grid: Array | None) -> bool:
+    """Tells whether a function of the basis can be had without the others."""
+    if params.basis == "bspline":
+        return grid is None and params.degree in CLOSED_FORMS
+    return params.basis not in ("chebyshev", "legendre", "fourier")
+
+
+def _member(params: KANLayerParams, x: Array, m: Array | int) -> Array:
+    """Function `m` of a family."""
+    num_basis, domain, degree = len(params.coefficients), params.domain, params.degree
+    if params.basis == "bspline":
+        return cardinal_bspline(x, m, params.num_intervals, degree, domain)
+    if params.basis == "relu":
+        return _bases.relu(x, m, params.num_intervals, degree, domain)
+    if params.basis == "rbf":
+        return _bases.rbf(x, m, num_basis, domain)
+    assert params.frequencies is not None
+    assert params.phases is not None
+    index = jnp.asarray(m, jnp.int32)
+    frequency = params.frequencies.astype(x.dtype)[index]
+    phase = params.phases.astype(x.dtype)[index]
+    if params.basis == "sine":
+        return _bases.sine(x, frequency, phase)
+    return _bases.wavelet(x, frequency, phase, params.basis)
 
 
 def residual(params: KANLayerParams, x: Array) -> Array:
@@ -311,10 +333,8 @@ def check_grid(where: str, params: KANLayerParams, grid: Array | None) -> None:
 
 def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
     _, n_in, n_out = params.coefficients.shape
+    y = _straight(params, x)
     basis = features(params, x, grid)
-    y = jnp.zeros((n_out,), x.dtype) if params.bias is None else params.bias
-    if params.residual is not None:
-        y = y + residual(params, x) @ params.residual
     # One product for several functions where inputs are few, so that its matrix is
     # tall; one for each where they are many, so that its left side stays in cache.
     step = max(1, BLOCK // n_in)
@@ -326,10 +346,28 @@ def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
     return y
 
 
-def _frequencies(params: KANLayerParams, x: Array) -> tuple[Array, Array]:
-    assert params.frequencies is not None
-    assert params.phases is not None
-    return params.frequencies.astype(x.dtype), params.phases.astype(x.dtype)
+def _apply_one_by_one(params: KANLayerParams, x: Array) -> Array:
+    """`_apply` for a family: one function in memory at a time, in both directions."""
+    wide = x.astype(at_least_float32(x.dtype))
+
+    @jax.checkpoint
+    def add(y: Array, m_and_matrix: tuple[Array, Array]) -> tuple[Array, None]:
+        m, matrix = m_and_matrix
+        return y + _member(params, wide, m).astype(x.dtype) @ matrix, None
+
+    counter = jnp.arange(len(params.coefficients), dtype=wide.dtype)
+    y = _straight(params, x)
+    return jax.lax.scan(add, y, (counter, params.coefficients))[0]
+
+
+def _straight(params: KANLayerParams, x: Array) -> Array:
+    """The bias and the residual."""
+    n_out = params.coefficients.shape[2]
+    y = jnp.zeros((n_out,), x.dtype) if params.bias is None else params.bias
+    y = y.astype(x.dtype)
+    if params.residual is None:
+        return y
+    return y + residual(params, x) @ params.residual
 
 
 def _scales(params: KANLayerParams, init: str) -> tuple[Array | float, Array | float]:
