@@ -185,10 +185,11 @@ class Sides:
         for side in sides:
             self.workers[side].ask("drop")
 
-    def limits(self):
-        """Measures what the machine does under each side's JAX; keeps the best."""
-        for side, worker in self.workers.items():
+    def limits(self, sides=None):
+        """Measures what the machine does under some sides, or all; keeps the best."""
+        for side in sides or self.workers:
             progress(f"limits: {side}")
+            worker = self.workers[side]
             kept = self.info[side].setdefault("limits", {})
             for name, new in worker.ask("limits").items():
                 if name not in kept or new["max"] > kept[name]["max"]:

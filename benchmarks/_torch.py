@@ -49,7 +49,6 @@ def serve(build, packages, fields):
         "values": lambda name, inputs, output: programs.values(
             name, load(inputs), output, fields
         ),
-        "limits": lambda: _limits(torch, wait, device),
         "drop": programs.drop,
     }
     info = {
@@ -67,16 +66,3 @@ def _processors():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _limits(torch, wait, device, repeats=7):
-    """GFLOP/s of a float32 matrix product of size 1024."""
-    a = torch.randn(1024, 1024, device=device)
-    wait(a @ a)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        wait(a @ a)
-        seconds.append(time.perf_counter() - start)
-    rates = [2 * 1024**3 / s / 1e9 for s in seconds]
-    return {"matmul_gflops": _harness.summary(rates)}

@@ -366,7 +366,7 @@ def main():
     _script.print_machine(machine)
     with _harness.Sides(started) as sides:
         report["sides"] = sides.info
-        sides.limits()
+        sides.limits([OURS])
         if "main" in args.cases:
             entries, samples = {}, {}
             for name, sizes in SIZES.items():

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Last, since pykan's module has the name of a script there.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
 def _set(tensor, array):
