@@ -190,11 +190,74 @@ def _graph(h):
     return ker.dense(ker.flatten(ker.relu(h)), 1)
 
 
+_SPLINES = layers.KANParams(
+    layers=tuple(
+        layers.KANLayerParams(
+            coefficients=jnp.cos(jnp.arange(3.0 * i * o) + i).reshape(3, i, o),
+            residual=jnp.sin(jnp.arange(1.0 * i * o) + 1).reshape(i, o),
+            bias=0.1 * jnp.arange(1.0 * o),
+            frequencies=None,
+            phases=None,
+            basis="bspline",
+            degree=2,
+            domain=(-2.0, 2.0),
+            activation="silu",
+        )
+        for i, o in ((3, 3), (2, 1))
+    ),
+    num_products=(1, 0),
+    arity=2,
+)
+
+
+def _sparse(params, x):
+    edges = [jnp.ones(p.coefficients.shape[1:], bool) for p in params.layers]
+    norms = layers.kan_edge_norms(layers.kan_mask(params, edges), x)
+    return norms, layers.kan_regularizer(norms)
+
+
+_NAMED = layers.SymbolicKANParams(
+    a=(0.5 + 0.1 * _Y, jnp.asarray([[0.7], [-0.4]])),
+    b=(0.1 * _Y, jnp.asarray([[0.1], [0.2]])),
+    c=(1.0 - 0.2 * _Y, jnp.asarray([[1.5], [-0.5]])),
+    d=(jnp.asarray([0.3, -0.2]), jnp.asarray([0.1])),
+    functions=(
+        (("sin", "0"), ("x^2", "exp"), ("j0", "tanh")),
+        (("gaussian",), ("arctan",)),
+    ),
+    num_products=(0, 0),
+    arity=2,
+)
+
+
+_KAN = "Liu et al. 2024, [arXiv:2404.19756](https://arxiv.org/abs/2404.19756)"
+
+
+_POOL = (
+    {"basis": "bspline", "num_intervals": 2},
+    {"basis": "chebyshev", "degree": 2},
+)
+
+
+def _selective():
+    init = functools.partial(layers.selectable_kan_init, pool=_POOL)
+    params = layers.selectable_kan_select(init(jax.random.key(0), 3, 2))
+    gates = jnp.asarray([[0.5, -0.5], [0.2, 0.9]])
+    return dataclasses.replace(params, gates=gates), jnp.asarray([0.5, -0.6, 0.2])
+
+
+def _select(params, x):
+    y = layers.selectable_kan_apply(params, x, temperature=0.5)
+    spread = layers.selectable_kan_spread(params, x)
+    return y, spread, layers.selectable_kan_entropy(params)
+
+
 _JACOT = (
     "Jacot, Gabriel, Hongler 2018, [arXiv:1806.07572](https://arxiv.org/abs/1806.07572)"
 )
 _LEE = "Lee et al. 2019, [arXiv:1902.06720](https://arxiv.org/abs/1902.06720)"
 
+_SKAN = "Yang et al. 2024 (S-KAN), [arXiv:2408.08338](https://arxiv.org/abs/2408.08338)"
 _SCALE_MIXTURES = (
     "Lee, Yun, Yang, Lee 2022, [arXiv:2107.01408](https://arxiv.org/abs/2107.01408)"
 )
@@ -702,6 +765,93 @@ ENTRIES = (
         "500 draws, 4 standard errors",
         differs="equal hidden layers are one stacked array run by a scan",
     ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=("kan_edge_norms", "kan_mask", "kan_regularizer"),
+        make=lambda: (_sparse, (_SPLINES, 0.4 * _X)),  # off the knots
+        source=f"{_KAN}, section 2.5.1",
+        proof="values of pykan 0.2.8, with a product node, 1e-12",
+        differs="the entropy is that of pykan's code; finite gradients at dead edges",
+    ),
+    Entry(
+        package="layers",
+        kind="transform",
+        names=("kan_prune",),
+        source=f"{_KAN}, section 2.5.1",
+        proof="dead edges and nodes, products too, go without a change of the output, "
+        "1e-12; scores by hand",
+        differs="what goes leaves its mean in a bias; no layer is ever empty",
+    ),
+    Entry(
+        package="layers",
+        kind="transform",
+        names=(
+            "SymbolicKANParams",
+            "kan_formula",
+            "kan_symbolic",
+            "symbolic_kan_apply",
+        ),
+        make=lambda: (layers.symbolic_kan_apply, (_NAMED, 0.3 * _X[0])),
+        source=f"{_KAN}, section 2.5.1; Liu et al. 2024, "
+        "[arXiv:2408.10205](https://arxiv.org/abs/2408.10205) (fit and complexity)",
+        proof="functions of NumPy, SciPy and SymPy, 1e-12; five edges named; formulas "
+        "recovered from trained networks",
+        differs="functions are finite beyond their domains; edges alone are fitted, "
+        "training is the user's",
+    ),
+    Entry(package="layers", kind="transform", names=("kan_plot",)),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=("SelectableKANParams", "selectable_kan_init", "selectable_kan_apply"),
+        init=functools.partial(layers.selectable_kan_init, pool=_POOL),
+        sizes=(3, 2),
+        make=lambda: (layers.selectable_kan_apply, (jnp.asarray([0.5, -0.6, 0.2]),)),
+        source=_SKAN,
+        proof="one-hot gates are the KAN layer of one basis, to the bit; a NumPy "
+        "version, 1e-13",
+        differs="the paper's formula was not at hand: a softmax over the pool for each "
+        "node",
+        state="our choice",
+    ),
+    Entry(
+        package="layers",
+        kind="function",
+        names=(
+            "selectable_kan_entropy",
+            "selectable_kan_prune",
+            "selectable_kan_select",
+            "selectable_kan_spread",
+        ),
+        make=lambda: (_select, _selective()),
+        source=f"{_SKAN} (stages); Krogh, Vedelsby 1994 (spread)",
+        proof="five targets, each in the span of one basis of the pool: chosen from "
+        "four seeds each; pruned layers are those of one-hot gates, 1e-13",
+        differs="gates are no parameters in the first stage; the spread as a penalty, "
+        "without which the loss does not choose",
+        state="our choice",
+    ),
+    Entry(
+        package="layers",
+        kind="primitive",
+        names=(
+            "SelectableKANConvParams",
+            "selectable_kan_conv_init",
+            "selectable_kan_conv_apply",
+        ),
+        init=functools.partial(layers.selectable_kan_conv_init, pool=_POOL),
+        sizes=(1, 2, (2,)),
+        make=lambda: (
+            layers.selectable_kan_conv_apply,
+            (jnp.asarray([[0.5], [-0.6], [0.2]]),),
+        ),
+        source=_SKAN,
+        proof="the layer of every window in a loop, 1e-12, in every stage",
+        differs="one choice for each channel",
+        state="our choice",
+    ),
+    Entry(package="layers", kind="function", names=("selectable_kan_conv_spread",)),
 )
 
 PRIMITIVES = tuple(entry for entry in ENTRIES if entry.kind == "primitive")

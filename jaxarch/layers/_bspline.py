@@ -81,7 +81,19 @@ def bspline_basis(
                 f"{where}: `knots` must have shape {(wanted,)} or "
                 f"{(*x.shape, wanted)}, got {knots.shape}."
             )
-    return jnp.stack(bsplines(x, num_intervals, degree, domain, knots), -1)
+    wide = x.astype(at_least_float32(x.dtype))[..., None]
+    if knots is None and degree in CLOSED_FORMS:
+        m = jnp.arange(num_intervals + degree, dtype=wide.dtype)
+        m = m.reshape((1,) * x.ndim + m.shape)
+        basis = cardinal_bspline(wide, m, num_intervals, degree, domain)
+    else:
+        if knots is None:
+            knots = uniform_knots(num_intervals, degree, domain, wide.dtype)
+        knots = _for_each(x, knots.astype(wide.dtype))
+        # The knots of each function, on a last axis.
+        own = [knots[..., j : j + num_intervals + degree] for j in range(degree + 2)]
+        (basis,) = _cox_de_boor(wide, jnp.stack(own, -1), degree)
+    return basis.astype(x.dtype)
 
 
 def bsplines(
@@ -89,20 +101,30 @@ def bsplines(
     num_intervals: int,
     degree: int,
     domain: tuple[float, float],
-    knots: Array | None = None,
+    knots: Array | None,
 ) -> list[Array]:
-    """The functions of `bspline_basis`, each of the shape of `x`."""
-    wide = x.astype(at_least_float32(x.dtype))
+    """All functions by the recursion, for at least float32."""
+    if knots is None:
+        knots = uniform_knots(num_intervals, degree, domain, x.dtype)
+    return _cox_de_boor(x, _for_each(x, knots.astype(x.dtype)), degree)
+
+
+def bspline(
+    x: Array,
+    m: Array | int,
+    num_intervals: int,
+    degree: int,
+    domain: tuple[float, float],
+    knots: Array | None,
+) -> Array:
+    """Function `m` alone, for at least float32."""
     if knots is None and degree in CLOSED_FORMS:
-        values = [
-            cardinal_bspline(wide, m, num_intervals, degree, domain)
-            for m in range(num_intervals + degree)
-        ]
-    else:
-        if knots is None:
-            knots = uniform_knots(num_intervals, degree, domain, wide.dtype)
-        values = _cox_de_boor(wide, _leading(wide, knots), degree)
-    return [value.astype(x.dtype) for value in values]
+        return cardinal_bspline(x, m, num_intervals, degree, domain)
+    if knots is None:
+        knots = uniform_knots(num_intervals, degree, domain, x.dtype)
+    start = jnp.asarray(m, jnp.int32)
+    own = jax.lax.dynamic_slice_in_dim(knots.astype(x.dtype), start, degree + 2, -1)
+    return _cox_de_boor(x, _for_each(x, own), degree)[0]
 
 
 def cardinal_bspline(
@@ -119,9 +141,9 @@ def cardinal_bspline(
     return _cardinal(s - m, degree, 0)
 
 
-def _leading(x: Array, knots: Array) -> Array:
-    """One set of knots for each entry of `x`, in its dtype."""
-    return jnp.broadcast_to(knots.astype(x.dtype), (*x.shape, knots.shape[-1]))
+def _for_each(x: Array, knots: Array) -> Array:
+    """One set of knots for each entry of `x`."""
+    return jnp.broadcast_to(knots, (*x.shape, knots.shape[-1]))
 
 
 def uniform_knots(

@@ -25,7 +25,7 @@ from .._checks import (
 from .._dtypes import at_least_float32
 from .._params import params, static
 from . import _bases
-from ._bspline import CLOSED_FORMS, bsplines, cardinal_bspline
+from ._bspline import CLOSED_FORMS, bspline, bsplines
 
 BASES = (
     "bspline",
@@ -210,9 +210,9 @@ def kan_layer_apply(
         grid: Knots of B-splines for each input, from `kan_layer_adapt`; None for
             uniform ones over the domain. They are data, not parameters.
         remat: Whether the backward pass evaluates the basis again. Functions are then
-            taken one at a time where one can be had without the others (not for
-            polynomials, Fourier modes and uneven knots): under `vmap` and `grad` about
-            six arrays of the shape of a batch are held whatever $K$ is, and not $2K$.
+            taken one at a time (polynomials and Fourier modes are not): under `vmap`
+            and `grad` about six arrays of the shape of a batch are held whatever $K$
+            is, and not $2K$.
 
     Returns:
         The output, shape `(n_out,)`, in the promoted dtype of `x` and `params`. Bases
@@ -231,8 +231,8 @@ def kan_layer_apply(
     check_shape(where, "x", x, params.coefficients.shape[1:2])
     check_grid(where, params, grid)
     x = jnp.asarray(x, jnp.result_type(x, *jax.tree.leaves(params)))
-    if remat and _is_family(params, grid):
-        return _apply_one_by_one(params, x)
+    if remat and params.basis not in ("chebyshev", "legendre", "fourier"):
+        return _apply_one_by_one(params, x, grid)
     return (jax.checkpoint(_apply) if remat else _apply)(params, x, grid)
 
 
@@ -274,31 +274,27 @@ def features(
     num_basis, domain = params.coefficients.shape[0], params.domain
     wide = x.astype(at_least_float32(x.dtype))
     centered = (2 * wide - sum(domain)) / (domain[1] - domain[0])
-    if _is_family(params, grid):
-        basis = [_member(params, wide, m) for m in range(num_basis)]
-    elif params.basis == "bspline":
+    closed = grid is None and params.degree in CLOSED_FORMS
+    if params.basis == "bspline" and not closed:
         basis = bsplines(wide, params.num_intervals, params.degree, domain, grid)
     elif params.basis == "chebyshev":
         basis = _bases.chebyshev(centered, params.degree)
     elif params.basis == "legendre":
         basis = _bases.legendre(centered, params.degree)
-    else:
+    elif params.basis == "fourier":
         basis = _bases.fourier(math.pi * centered, num_basis // 2)
+    else:
+        basis = [_member(params, wide, m, grid) for m in range(num_basis)]
     return [b.astype(x.dtype) for b in basis]
 
 
-def _is_family(params: KANLayerParams, grid: Array | None) -> bool:
-    """Tells whether a function of the basis can be had without the others."""
-    if params.basis == "bspline":
-        return grid is None and params.degree in CLOSED_FORMS
-    return params.basis not in ("chebyshev", "legendre", "fourier")
-
-
-def _member(params: KANLayerParams, x: Array, m: Array | int) -> Array:
-    """Function `m` of a family."""
+def _member(
+    params: KANLayerParams, x: Array, m: Array | int, grid: Array | None
+) -> Array:
+    """Function `m` of a basis in which one can be had without the others."""
     num_basis, domain, degree = len(params.coefficients), params.domain, params.degree
     if params.basis == "bspline":
-        return cardinal_bspline(x, m, params.num_intervals, degree, domain)
+        return bspline(x, m, params.num_intervals, degree, domain, grid)
     if params.basis == "relu":
         return _bases.relu(x, m, params.num_intervals, degree, domain)
     if params.basis == "rbf":
@@ -346,14 +342,14 @@ def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
     return y
 
 
-def _apply_one_by_one(params: KANLayerParams, x: Array) -> Array:
-    """`_apply` for a family: one function in memory at a time, in both directions."""
+def _apply_one_by_one(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
+    """`_apply` with one function in memory at a time, in both directions."""
     wide = x.astype(at_least_float32(x.dtype))
 
     @jax.checkpoint
     def add(y: Array, m_and_matrix: tuple[Array, Array]) -> tuple[Array, None]:
         m, matrix = m_and_matrix
-        return y + _member(params, wide, m).astype(x.dtype) @ matrix, None
+        return y + _member(params, wide, m, grid).astype(x.dtype) @ matrix, None
 
     counter = jnp.arange(len(params.coefficients), dtype=wide.dtype)
     y = _straight(params, x)
