@@ -311,7 +311,10 @@ def _member(
 
 def residual(params: KANLayerParams, x: Array) -> Array:
     """The function $r$ that a multiple of is added to every edge."""
-    return jax.nn.silu(x) if params.activation == "silu" else x
+    if params.activation != "silu":
+        return x
+    # The backward pass takes the sigmoid again: one array of a batch less to hold.
+    return jax.checkpoint(jax.nn.silu)(x)
 
 
 def check_grid(where: str, params: KANLayerParams, grid: Array | None) -> None:
