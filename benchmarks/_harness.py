@@ -185,10 +185,11 @@ class Sides:
         for side in sides:
             self.workers[side].ask("drop")
 
-    def limits(self):
-        """Measures what the machine does under each side's JAX; keeps the best."""
-        for side, worker in self.workers.items():
+    def limits(self, sides=None):
+        """Measures what the machine does under some sides, or all; keeps the best."""
+        for side in sides or self.workers:
             progress(f"limits: {side}")
+            worker = self.workers[side]
             kept = self.info[side].setdefault("limits", {})
             for name, new in worker.ask("limits").items():
                 if name not in kept or new["max"] > kept[name]["max"]:
@@ -196,13 +197,13 @@ class Sides:
 
 
 def serve(build, packages, fields, *, whole=True):
-    """Answers commands on standard input until it ends.
+    """Answers commands on standard input until it ends, with JAX.
 
     `build(spec)` returns a function and its leading arguments; the function is called
     with these, then the input arrays, and returns something with the attributes
-    `fields`. `packages` are reported with their versions. Unless `whole`, the function
-    is called as it is, with what it compiles and caches by itself; the first run then
-    has all of that.
+    `fields`; or `fields(spec, result)` makes the dict of them. `packages` are reported
+    with their versions. Unless `whole`, the function is called as it is, with what it
+    compiles and caches by itself; the first run then has all of that.
 
     Commands (`{"do": ...}`, one JSON object a line, one answer a line):
 
@@ -211,22 +212,18 @@ def serve(build, packages, fields, *, whole=True):
     - `time`: `name`: one repetition, wall and processor seconds a call.
     - `values`: `name`, `inputs`, `output`: runs the compiled program on other inputs
       of the same shape and saves `fields` to `output`, an .npz file.
+    - `peak`: the most memory that the process has taken; `limit`: `bytes` it may take.
     - `limits`: what this machine does at best under this JAX.
     - `drop`: forgets all programs.
     """
-    # Whatever else prints, prints to standard error: the answers have this stream.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    stream = answer_stream()
     import jax
 
-    programs = {}
-
-    def reply(answer):
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    programs = Programs(jax.block_until_ready)
 
     def load(paths):
-        return jax.block_until_ready([jax.numpy.asarray(np.load(p)) for p in paths])
+        arrays = [jax.numpy.asarray(np.load(p)) for p in paths]
+        return jax.block_until_ready(arrays)
 
     def setup(name, spec, inputs):
         arrays = load(inputs)
@@ -245,47 +242,109 @@ def serve(build, packages, fields, *, whole=True):
         jax.block_until_ready(compiled(*leading, *arrays))
         times.append(time.perf_counter())
         cpu = time.process_time() - cpu
-
-        def call(arrays=arrays):
-            return jax.block_until_ready(compiled(*leading, *arrays))
-
-        call()
-        _, seconds = _clock(call, 1)
-        programs[name] = call, max(1, math.ceil(_MIN_SECONDS / seconds))
-        parts = ("build_s", "lower_s", "compile_s", "first_run_s")
-        gaps = [b - a for a, b in zip(times[:-1], times[1:], strict=True)]
-        memory = compiled.memory_analysis() if whole else None
+        programs.add(name, lambda *x: compiled(*leading, *x), arrays, spec)
+        found = setup_seconds(times)
+        if not whole:
+            return found | {"temp_bytes": None, "first_run_cpu_s": cpu}
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         temp = None if memory is None else memory.temp_size_in_bytes
-        found = dict(zip(parts, gaps, strict=True), temp_bytes=temp)
-        return found if whole else found | {"first_run_cpu_s": cpu}
-
-    def repetition(name):
-        cpu, wall = _clock(*programs[name])
-        return {"wall_s": wall, "cpu_s": cpu}
-
-    def values(name, inputs, output):
-        result = programs[name][0](load(inputs))
-        np.savez(output, **{f: np.asarray(getattr(result, f)) for f in fields})
-        return {}
-
-    def drop():
-        programs.clear()
-        return {}
+        return found | {"temp_bytes": temp, "flops": (cost or {}).get("flops")}
 
     commands = {
         "setup": setup,
-        "time": repetition,
-        "values": values,
+        "time": programs.time,
+        "values": lambda name, inputs, output: programs.values(
+            name, load(inputs), output, fields
+        ),
         "limits": _limits,
-        "drop": drop,
+        "drop": programs.drop,
     }
-    reply(_side(jax, packages))
+    answer(stream, _side(jax, packages), commands)
+
+
+def answer_stream():
+    """Standard output, for the answers alone: other prints go to standard error."""
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return stream
+
+
+def answer(stream, info, commands):
+    """Writes `info`, then answers commands on standard input until it ends."""
+    commands = {"peak": _peak, "limit": _limit} | commands
+
+    def reply(found):
+        stream.write(json.dumps(found) + "\n")
+        stream.flush()
+
+    reply(info)
     for line in sys.stdin:
         request = json.loads(line)
         try:
             reply(commands[request.pop("do")](**request))
         except Exception:
             reply({"error": traceback.format_exc(limit=-4)})
+
+
+class Programs:
+    """What was set up, by name; `wait` returns when a result is there."""
+
+    def __init__(self, wait):
+        self._wait, self._programs = wait, {}
+
+    def add(self, name, function, arrays, spec):
+        """Keeps `function` of `arrays`, warm, and how often a repetition calls it."""
+
+        def call(arrays=arrays):
+            return self._wait(function(*arrays))
+
+        call()
+        _, seconds = _clock(call, 1)
+        count = max(1, math.ceil(_MIN_SECONDS / seconds))
+        self._programs[name] = call, count, spec
+
+    def time(self, name):
+        call, count, _ = self._programs[name]
+        call()  # the side before this one had the caches
+        cpu, wall = _clock(call, count)
+        return {"wall_s": wall, "cpu_s": cpu}
+
+    def values(self, name, arrays, output, fields):
+        call, _, spec = self._programs[name]
+        result = call(arrays)
+        if callable(fields):
+            found = fields(spec, result)
+        else:
+            found = {f: np.asarray(getattr(result, f)) for f in fields}
+        np.savez(output, **found)
+        return {}
+
+    def drop(self):
+        self._programs.clear()
+        return {}
+
+
+def setup_seconds(times):
+    """The parts of a set-up, from the times between them."""
+    parts = ("build_s", "lower_s", "compile_s", "first_run_s")
+    gaps = [b - a for a, b in zip(times[:-1], times[1:], strict=True)]
+    return dict(zip(parts, gaps, strict=True))
+
+
+def _peak():
+    """The most memory that this process has taken."""
+    import resource  # Windows has none
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024)}
+
+
+def _limit(bytes):
+    """From now on this process fails where it would take more memory."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (bytes, bytes))
+    return {}
 
 
 def _clock(call, count):

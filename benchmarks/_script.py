@@ -44,19 +44,21 @@ def add_cases(parser, names, groups=()):
     parser.add_argument("--cases", type=read, default="", help=note)
 
 
-def add_sides(parser, ours):
-    """Adds what says where the peer is, and `--serve` for the processes of `ours`."""
+def add_sides(parser, ours, *, one_peer=True):
+    """Adds what says where peers are, and `--serve` for the processes of `ours`."""
     parser.add_argument(
         "--peers",
         type=Path,
         default=HERE / ".venv-peers",
         metavar="DIR",
-        help="where the peer's environment is (benchmarks/.venv-peers)",
+        help="where the peers' environments are (benchmarks/.venv-peers)",
     )
     parser.add_argument(
-        "--setup-peers", action="store_true", help="first build that environment"
+        "--setup-peers", action="store_true", help="first build those environments"
     )
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has it")
+    if one_peer:
+        note = "an interpreter that has the peer"
+        parser.add_argument("--peer-python", type=Path, help=note)
     parser.add_argument("--serve", choices=ours, help=argparse.SUPPRESS)
 
 
@@ -78,19 +80,23 @@ def at_least(low):
 def commands(args, script, ours, peer):
     """How each side is started: `ours` by `script --serve`, then the peer's script."""
     sides = {side: [sys.executable, script, "--serve", side] for side in ours}
-    requirements = HERE / "peers" / "neural_tangents.txt"
-    python = args.peer_python
-    if python is None:
-        directory = args.peers / requirements.stem
-        if args.setup_peers:
-            progress(f"the peer's environment: {directory}")
-            make_environment(directory, requirements)
-        python = directory / "bin" / "python"
+    python = args.peer_python or peer_python(args, "neural_tangents")
     if python.exists():
         sides[PEER] = [python, HERE / "peers" / peer]
-    else:
-        progress(f"no peer: {python} is missing (--setup-peers builds it)")
     return sides
+
+
+def peer_python(args, environment):
+    """The interpreter of an environment, which is built first if that is wanted."""
+    requirements = HERE / "peers" / f"{environment}.txt"
+    directory = args.peers / environment
+    if args.setup_peers:
+        progress(f"the environment of peers: {directory}")
+        make_environment(directory, requirements)
+    python = directory / "bin" / "python"
+    if not python.exists():
+        progress(f"no peer: {python} is missing (--setup-peers builds it)")
+    return python
 
 
 def make_environment(directory, requirements):

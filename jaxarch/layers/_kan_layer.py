@@ -39,7 +39,7 @@ BASES = (
 )
 RESIDUALS = ("silu", "identity", None)
 INITS = ("default", "power", "lecun", "glorot")
-BLOCK = 512  # features in one matrix product: enough for its speed, little memory
+BLOCK = 256  # features in one matrix product: enough for its speed, little memory
 
 
 @params
@@ -311,7 +311,10 @@ def _member(
 
 def residual(params: KANLayerParams, x: Array) -> Array:
     """The function $r$ that a multiple of is added to every edge."""
-    return jax.nn.silu(x) if params.activation == "silu" else x
+    if params.activation != "silu":
+        return x
+    # The backward pass takes the sigmoid again: one array of a batch less to hold.
+    return jax.checkpoint(jax.nn.silu)(x)
 
 
 def check_grid(where: str, params: KANLayerParams, grid: Array | None) -> None:
@@ -334,10 +337,11 @@ def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:
     # One product for several functions where inputs are few, so that its matrix is
     # tall; one for each where they are many, so that its left side stays in cache.
     step = max(1, BLOCK // n_in)
-    for start in range(0, len(basis), step):
-        block = slice(start, start + step)
-        matrix = params.coefficients[block].reshape(-1, n_out)
-        y = y + jnp.concatenate(basis[block]) @ matrix
+    blocks = [basis[start : start + step] for start in range(0, len(basis), step)]
+    # A split, not slices: its transpose is a concatenation, theirs pads and adds.
+    matrices = jax.lax.split(params.coefficients, [len(block) for block in blocks])
+    for block, matrix in zip(blocks, matrices, strict=True):
+        y = y + jnp.concatenate(block) @ matrix.reshape(-1, n_out)
     return y
 
 
