@@ -159,7 +159,7 @@ def kan_apply(
     for index, (layer, knots) in enumerate(layers_and_knots(where, params, grid)):
         h = x if squash is None else squash(x)
         h = kan_layer_apply(layer, h, grid=knots, remat=remat)
-        x = multiply(params, index, h)
+        x = multiply(h, params.num_products[index], params.arity)
     return x
 
 
@@ -176,15 +176,14 @@ def layers_and_knots(
     return list(zip(params.layers, knots, strict=True))
 
 
-def multiply(params: KANParams, index: int, h: Array) -> Array:
-    """The nodes after layer `index`: sums as they are, then the products."""
-    products = params.num_products[index]
-    if not products:
+def multiply(h: Array, num_products: int, arity: int) -> Array:
+    """The nodes after a layer: sums as they are, then the products."""
+    if not num_products:
         return h
-    sums, factors = jnp.split(h, [len(h) - products * params.arity])
-    groups = factors.reshape(products, params.arity)
+    sums, factors = jnp.split(h, [len(h) - num_products * arity])
+    groups = factors.reshape(num_products, arity)
     # Products of columns: the derivative of `jnp.prod` scans.
-    product = math.prod(groups[:, j] for j in range(params.arity))
+    product = math.prod(groups[:, j] for j in range(arity))
     return jnp.concatenate([sums, product])
 
 

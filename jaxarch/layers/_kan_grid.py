@@ -254,9 +254,8 @@ def _nodes(params: KANParams, x: Array, index: int, grid: Array | None) -> Array
     """The nodes after layer `index`, for a sample of its inputs."""
 
     def nodes(h: Array) -> Array:
-        return multiply(
-            params, index, kan_layer_apply(params.layers[index], h, grid=grid)
-        )
+        y = kan_layer_apply(params.layers[index], h, grid=grid)
+        return multiply(y, params.num_products[index], params.arity)
 
     return jax.vmap(nodes)(x)
 

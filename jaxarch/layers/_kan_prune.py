@@ -268,7 +268,7 @@ def activations(
             edges = kan_layer_edges(layer, h, grid=knots)
             found.append((x, edges))
             y = edges.sum(0) if layer.bias is None else edges.sum(0) + layer.bias
-            x = multiply(params, index, y)
+            x = multiply(y, params.num_products[index], params.arity)
         return found
 
     return jax.vmap(one)(x)

@@ -22,9 +22,7 @@ from ._symbols import LARGEST, SYMBOLS
 
 LIBRARY = tuple(SYMBOLS)
 ZERO = "0"  # the function of an edge that does not vary
-CONSTANT = (
-    1e-6  # of the largest standard deviation in a layer: an edge that is constant
-)
+CONSTANT = 1e-6  # of a layer's largest standard deviation: such an edge is constant
 
 
 @params
@@ -187,7 +185,7 @@ def symbolic_kan_apply(
             i, o = np.array(edges).T
             values = SYMBOLS[name].function(jnp, u[i, o])
             y = y.at[o].add(params.c[index][i, o] * values)
-        x = multiply(params, index, y)
+        x = multiply(y, params.num_products[index], params.arity)
     return x
 
 

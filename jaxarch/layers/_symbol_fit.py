@@ -106,9 +106,14 @@ def _refined(
     symbol: Symbol, z: np.ndarray, y: np.ndarray, pairs: np.ndarray
 ) -> tuple[float, float, float, float, float]:
     """Levenberg-Marquardt from each pair; the best end."""
+    # Declared, since a type checker would follow the loop for minutes.
+    c: np.ndarray
+    d: np.ndarray
+    error: np.ndarray
+    residual: np.ndarray
     c, d, error, residual = _regress(symbol, z, y, pairs)
-    damping = np.full(len(pairs), 1e-3)
-    before = np.inf
+    damping: np.ndarray = np.full(len(pairs), 1e-3)
+    before: float = np.inf
     for step_number in range(STEPS):
         u = pairs[:, :1] * z + pairs[:, 1:]
         step = 1e-6 * (1 + np.abs(u))
@@ -127,15 +132,14 @@ def _refined(
         better = _allowed(symbol, moved) & (new[2] < error)
         pairs = np.where(better[:, None], moved, pairs)
         residual = np.where(better[:, None], new[3], residual)
-        c, d, error = (
-            np.where(better, n, o) for n, o in zip(new[:3], (c, d, error), strict=True)
-        )
+        c, d = np.where(better, new[0], c), np.where(better, new[1], d)
+        error = np.where(better, new[2], error)
         damping = np.where(better, 0.2 * damping, 5 * damping).clip(1e-12)
         if error.min() < EXACT or damping.min() > 1e6:
             break
         if step_number % PATIENCE == 0:
             if error.min() > 0.9 * before:
                 break
-            before = error.min()
+            before = float(error.min())
     best = int(np.argmin(error))
     return *pairs[best], c[best], d[best], error[best]
