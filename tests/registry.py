@@ -830,8 +830,9 @@ ENTRIES = (
         package="layers",
         kind="primitive",
         names=("KANParams", "kan_init", "kan_apply"),
-        init=layers.kan_init,
-        sizes=((2, (1, 1), 1),),
+        # Outputs that one step of an optimiser does not take beyond zero.
+        init=functools.partial(layers.kan_init, init="power"),
+        sizes=((2, (1, 1), 3),),
         make=lambda: (layers.kan_apply, (jnp.asarray([0.35, -0.9]),)),
         source="Liu et al. 2024 (KAN), [arXiv:2404.19756]"
         "(https://arxiv.org/abs/2404.19756), section 2.2; product nodes: Liu et al. "
