@@ -136,9 +136,10 @@ def cardinal_bspline(
 ) -> Array:
     """Function `m` of a uniform basis in closed form, for at least float32."""
     low, high = domain
-    # Its middle lies (degree - 1) / 2 intervals left of knot m of the domain.
-    s = (x - low) * (num_intervals / (high - low)) + (degree - 1) / 2
-    return _cardinal(s - m, degree, 0)
+    # In spacings from the middle of the domain, where float32 has the most digits; the
+    # middle of function m lies (degree - 1) / 2 intervals left of knot m of the domain.
+    s = (x - (low + high) / 2) * (num_intervals / (high - low))
+    return _cardinal(s - (m - (num_intervals + degree - 1) / 2), degree, 0)
 
 
 def _for_each(x: Array, knots: Array) -> Array:
