@@ -26,7 +26,7 @@ import _kan
 import _script
 from _kan import BY_HAND, DENSE, OURS, WIDE
 
-TOLERANCE = 4e-7  # an interval: slopes, and with them roundings, grow with the grid
+TOLERANCE = 4e-7  # for each interval: slopes grow with their number
 DEGREE, BATCH, LARGE_BATCH = 3, 1024, 36_864
 GRIDS = (20, 50)
 SIZES = {"64-64": (64, 64), "2-5-1": (2, 5, 1), "784-64-10": (784, 64, 10)}
