@@ -12,8 +12,8 @@ float32, batch 1024. Each runs in a process of its own; they take turns.
 - `memory`: a batch of 36,864: temporary memory, and the peak of a fresh process.
 
 `README.md` in this folder says how to read the output. The exit status is 1 if a gate
-fails: an error of ours against NumPy in float64 above 4e-7 of the largest value for each
-interval, or a goal of `main` that is missed.
+fails: an error of ours against NumPy in float64 above 4e-7 of the largest value for
+each interval, or a goal of `main` that is missed.
 """
 
 import functools
