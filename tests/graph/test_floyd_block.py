@@ -54,6 +54,7 @@ def golden_params(case, params):
     return want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case):
     options, activation = CASES[case]

@@ -78,6 +78,7 @@ def outputs(params, x, grid=None):
     return np.asarray(jax.jit(jax.vmap(lambda x: kan_apply(params, x, grid=grid)))(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "atol"),
     # The issue of the peers is 5 to 61 % of the function.
@@ -137,6 +138,7 @@ def test_adaptation_is_the_best_fit():
     np.testing.assert_allclose(grid[0, 3:-3], want, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", ["one value", "two values", "few"])
 def test_awkward_samples(samples):
     x = {

@@ -60,6 +60,7 @@ def without_edges(params, index, inputs, outputs, value=0.0):
     )
 
 
+@pytest.mark.slow
 @jax.jit
 def outputs(params, x):
     return jax.vmap(lambda x: kan_apply(params, x))(x)
