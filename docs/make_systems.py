@@ -1,4 +1,4 @@
-"""Writes `docs/systems.md` from `tests/registry.py`: `python docs/make_systems.py`."""
+"""Writes `docs/systems.md` from `tests/registry/`: `python docs/make_systems.py`."""
 
 import pathlib
 import sys
@@ -14,7 +14,7 @@ HEAD = """\
 What each function takes from which source, and what proves it. The state is *proved*,
 *our choice* where the source does not say, or *not reproduced*.
 
-<!-- Written by docs/make_systems.py from tests/registry.py; edit that file. -->
+<!-- Written by docs/make_systems.py from tests/registry/; edit that. -->
 """
 COLUMNS = ("source", "functions", "what proves it", "what differs", "state")
 
