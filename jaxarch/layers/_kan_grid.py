@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import check_positive, check_rank
+from .._checks import check_positive
 from .._dtypes import at_least_float32
 from ._bspline import bspline_basis, uniform_knots
 from ._kan import Grid, KANParams, layers_and_knots, multiply
-from ._kan_layer import KANLayerParams, check_grid, kan_layer_apply
+from ._kan_layer import KANLayerParams, check_grid, check_sample, kan_layer_apply
 
 
 def kan_layer_refine(
@@ -97,7 +97,7 @@ def kan_layer_adapt(
     where = "kan_layer_adapt"
     num_intervals = params.num_intervals if num_intervals is None else num_intervals
     _check_splines(where, params, num_intervals)
-    _check_sample(where, x, params.coefficients.shape[1])
+    check_sample(where, x, params.coefficients.shape[1])
     check_grid(where, params, grid)
     if not 0 <= uniform_fraction <= 1:
         raise ValueError(
@@ -174,7 +174,7 @@ def kan_adapt(
         TypeError: If `num_intervals` is not an int.
     """
     where = "kan_adapt"
-    _check_sample(where, x, params.layers[0].coefficients.shape[1])
+    check_sample(where, x, params.layers[0].coefficients.shape[1])
     layers, grids = list(params.layers), []
     for index, (layer, knots) in enumerate(layers_and_knots(where, params, grid)):
         x = x if squash is None else jax.vmap(squash)(x)
@@ -310,12 +310,3 @@ def _check_splines(where: str, params: KANLayerParams, num_intervals: int) -> No
             f"{where}: `params` must have the basis 'bspline', got {params.basis!r}."
         )
     check_positive(where, num_intervals=num_intervals)
-
-
-def _check_sample(where: str, x: Array, n_in: int) -> None:
-    check_rank(where, "x", x, 2, f"(samples, {n_in})")
-    if x.shape[0] < 1 or x.shape[1] != n_in:
-        raise ValueError(
-            f"{where}: `x` must have shape (samples, {n_in}) with at least one sample, "
-            f"got {x.shape}."
-        )

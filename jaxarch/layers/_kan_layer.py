@@ -20,6 +20,7 @@ from .._checks import (
     check_natural,
     check_option,
     check_positive,
+    check_rank,
     check_shape,
 )
 from .._dtypes import at_least_float32
@@ -211,8 +212,8 @@ def kan_layer_apply(
             uniform ones over the domain. They are data, not parameters.
         remat: Whether the backward pass evaluates the basis again. Functions are then
             taken one at a time (polynomials and Fourier modes are not): under `vmap`
-            and `grad` about six arrays of the shape of a batch are held whatever $K$
-            is, and not $2K$.
+            and `grad` three to six arrays of the shape of a batch are held whatever
+            $K$ is; without it 10 to 14 at $K = 9$.
 
     Returns:
         The output, shape `(n_out,)`, in the promoted dtype of `x` and `params`. Bases
@@ -328,6 +329,16 @@ def check_grid(where: str, params: KANLayerParams, grid: Array | None) -> None:
         )
     num_basis, n_in, _ = params.coefficients.shape
     check_shape(where, "grid", grid, (n_in, num_basis + params.degree + 1))
+
+
+def check_sample(where: str, x: Array, n_in: int) -> None:
+    """Raises `ValueError` unless `x` is a sample of so many inputs, and not empty."""
+    check_rank(where, "x", x, 2, f"(samples, {n_in})")
+    if x.shape[0] < 1 or x.shape[1] != n_in:
+        raise ValueError(
+            f"{where}: `x` must have shape (samples, {n_in}) with at least one sample, "
+            f"got {jnp.shape(x)}."
+        )
 
 
 def _apply(params: KANLayerParams, x: Array, grid: Array | None) -> Array:

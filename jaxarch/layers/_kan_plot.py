@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._kan import Grid, KANParams
-from ._kan_prune import activations, check_sample
+from ._kan_prune import activations, check_inputs
 
 FAINT = 0.02  # opacity below which an edge is left out
 SAMPLES = 300  # points of a curve
@@ -60,7 +60,7 @@ def kan_plot(
     import matplotlib.pyplot as plt
 
     where = "kan_plot"
-    check_sample(where, params, x, grid)
+    check_inputs(where, params, x, grid)
     sample = [
         tuple(np.asarray(a, np.float64) for a in pair)
         for pair in activations(params, jnp.asarray(x), grid, squash)

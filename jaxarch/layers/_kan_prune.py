@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._checks import check_option, check_rank, check_shape
+from .._checks import check_option, check_shape
 from .._dtypes import at_least_float32
 from ._kan import Grid, KANParams, layers_and_knots, multiply
-from ._kan_layer import KANLayerParams, kan_layer_edges
+from ._kan_layer import KANLayerParams, check_sample, kan_layer_edges
 
 STATISTICS = ("std", "mean_abs", "relative_std")
 INPUT_FLOOR = 0.1  # what pykan adds to the standard deviation of an input
@@ -69,7 +69,7 @@ def kan_edge_norms(
     """  # noqa: E501
     where = "kan_edge_norms"
     check_option(where, "statistic", statistic, STATISTICS)
-    check_sample(where, params, x, grid)
+    check_inputs(where, params, x, grid)
     return _measured(params, x, grid, squash, statistic)[0]
 
 
@@ -214,7 +214,7 @@ def kan_prune(
     """
     where = "kan_prune"
     check_option(where, "statistic", statistic, STATISTICS)
-    check_sample(where, params, x, grid)
+    check_inputs(where, params, x, grid)
     measured = _measured(params, x, grid, squash, statistic)
     norms, means = ([_finite(a) for a in arrays] for arrays in measured)
     groups = [_groups(params, index) for index in range(len(norms))]
@@ -240,15 +240,9 @@ def kan_prune(
     return smaller, None if grid is None else tuple(grids), report
 
 
-def check_sample(where: str, params: KANParams, x: Array, grid: Grid) -> None:
+def check_inputs(where: str, params: KANParams, x: Array, grid: Grid) -> None:
     """Raises `ValueError` unless `x` is a sample of inputs and `grid` fits."""
-    n_in = params.layers[0].coefficients.shape[1]
-    check_rank(where, "x", x, 2, f"(samples, {n_in})")
-    if not len(x) or x.shape[1] != n_in:
-        raise ValueError(
-            f"{where}: `x` must have shape (samples, {n_in}) with a sample, got "
-            f"{jnp.shape(x)}."
-        )
+    check_sample(where, x, params.layers[0].coefficients.shape[1])
     layers_and_knots(where, params, grid)
 
 

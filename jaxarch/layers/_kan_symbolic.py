@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from .._checks import check_option, check_shape
 from .._params import params, static
 from ._kan import Grid, KANParams, multiply
-from ._kan_prune import activations, check_sample
+from ._kan_prune import activations, check_inputs
 from ._symbol_fit import AffineFit, fit_symbol
 from ._symbols import LARGEST, SYMBOLS
 
@@ -101,7 +101,7 @@ def kan_symbolic(
         raise ValueError(f"{where}: `library` must have a name.")
     for index, name in enumerate(library):
         check_option(where, f"library[{index}]", name, SYMBOLS)
-    check_sample(where, params, x, grid)
+    check_inputs(where, params, x, grid)
     found, report = [], []
     for index, sample in enumerate(activations(params, x, grid, squash)):
         inputs, edges = (np.asarray(a, np.float64) for a in sample)
