@@ -299,7 +299,8 @@ def test_masked_edges_have_no_gradient(key):
         ),
         (
             lambda p, x: kan_prune(p, x[:0]),
-            "kan_prune: `x` must have shape (samples, 2) with at least one sample,",
+            "kan_prune: `x` must have shape (samples, 2) with at least one "
+            "sample, got (0, 2).",
         ),
         (
             lambda p, x: kan_edge_norms(p, x, grid=(None,)),

@@ -314,7 +314,8 @@ def test_formula_is_readable():
         ),
         (
             lambda p: kan_symbolic(p, jnp.ones((3, 2))),
-            "kan_symbolic: `x` must have shape (samples, 1) with at least one sample,",
+            "kan_symbolic: `x` must have shape (samples, 1) with at least one "
+            "sample, got (3, 2).",
         ),
         (
             lambda p: symbolic_kan_apply(one_edge_each(["x"], dtype=np.float32), p),
