@@ -11,6 +11,7 @@ from jaxtyping import Array
 from .._checks import check_positive
 from .._params import params, static
 from . import _convert
+from ._accumulate import AxisName
 
 
 @params
@@ -318,8 +319,8 @@ class Graph:
                                 out_specs=P())
             out = jax.jit(run)(graph.split(8), x, relation_features, boundary)
 
-        with `P` for `PartitionSpec`. Gradients are summed over the devices, those of the
-        weights are of the parts' edges.
+        with `P` for `PartitionSpec`. Gradients are those of the whole graph; those of
+        the weights are in parts too.
 
         Args:
             num_parts: The number of parts, as many as the axis has devices.
@@ -384,6 +385,25 @@ class Graph:
                 f"Graph.{method}: the graph must be whole, got one in parts of "
                 f"{self.part_size} edges."
             )
+
+
+def check_parts(where: str, graph: Graph, axis_name: AxisName) -> None:
+    """Raises `ValueError` unless `graph` is whole or, with an axis, one part of many.
+
+    A gradient, which walks `by_sender`, would be wrong without a sign of it.
+    """
+    edges, size = len(graph.senders), graph.part_size
+    if axis_name is None and size is not None:
+        raise ValueError(
+            f"{where}: `graph` must be whole without `axis_name`, got one in parts of "
+            f"{size} edges."
+        )
+    if axis_name is not None and size != edges:
+        got = "a whole one" if size is None else f"parts of {size}"
+        raise ValueError(
+            f"{where}: with `axis_name` a device must hold one part of "
+            f"`graph.split(devices)`, got {edges} edges of {got}."
+        )
 
 
 def _stored(

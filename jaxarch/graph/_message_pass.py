@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from .._checks import check_option, check_shape
 from .._dtypes import at_least_float32, float_dtype
 from ._accumulate import AxisName, Edges, accumulate, sum_over
-from ._graph import Graph
+from ._graph import Graph, check_parts
 
 MESSAGES = ("transe", "distmult", "rotate")
 _STATISTICS = {
@@ -213,26 +213,6 @@ def both_masks(where: str, graph: Graph, edge_mask: Array | None) -> Array | Non
             f"{where}: `edge_mask` must be bool, got {jnp.result_type(edge_mask)}."
         )
     return edge_mask if graph.mask is None else graph.mask & edge_mask
-
-
-def check_parts(where: str, graph: Graph, axis_name: AxisName) -> None:
-    """Raises `ValueError` unless edges are here whole, or a part where there is an axis.
-
-    The receivers of a graph in parts are in order, so that all but gradients would go
-    well unseen.
-    """
-    edges, size = len(graph.senders), graph.part_size
-    if axis_name is None and size is not None:
-        raise ValueError(
-            f"{where}: `graph` must be whole without `axis_name`, got one in parts of "
-            f"{size} edges."
-        )
-    if axis_name is not None and size != edges:
-        got = "a whole one" if size is None else f"parts of {size}"
-        raise ValueError(
-            f"{where}: with `axis_name` this device must have one part of "
-            f"`graph.split(devices)`, got {edges} edges of {got}."
-        )
 
 
 def degrees(
