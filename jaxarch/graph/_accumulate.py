@@ -63,13 +63,13 @@ def accumulate(
     Returns:
         An array of shape `(nodes, width)` for each statistic.
     """
-    message = functools.partial(message, dim)
     if axis_name is None:
         arrays = vary_together((x, relations, weights, boundary, edges))
-    else:  # the boundary, which no device has apart, does not vary with the edges
+    else:  # the boundary is not of the parts
         x, relations, weights, edges = vary_together((x, relations, weights, edges))
         arrays = x, relations, weights, boundary, edges
-    return _accumulate(message, statistics, axis_name, *arrays)
+    of_states = functools.partial(message, dim)
+    return _accumulate(of_states, statistics, axis_name, *arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -91,8 +91,8 @@ def _accumulate(message, statistics, axis_name, x, relations, weights, boundary,
         return _scan(step, tuple(own), edges, weights, x)[0]
     start = tuple(jnp.full_like(x, _NOTHING[name]) for name in statistics)
     parts, _ = _scan(step, start, edges, weights, x)
-    joined = zip(statistics, own, parts, strict=True)
-    return tuple(_JOIN[n](a, _OVER_AXIS[n](b, axis_name)) for n, a, b in joined)
+    pairs = zip(statistics, own, parts, strict=True)
+    return tuple(_JOIN[n](a, _OVER_AXIS[n](b, axis_name)) for n, a, b in pairs)
 
 
 def _forward(message, statistics, axis_name, *arrays):
@@ -125,16 +125,15 @@ def _backward(message, statistics, axis_name, residuals, cotangents):
             total = jnp.maximum(total + own[name].astype(x.dtype), 1)
             cotangents[name] = cotangents[name] / total
 
-    def joined(boundary: Array, parts: dict[str, Array]) -> dict[str, Array]:
-        """How each statistic changes with the boundary and with the parts' own."""
-        changes = {name: jnp.where(own[name], boundary, 0) for name in extrema}
-        changes |= {"sum": boundary, "square": 2 * at * boundary}
-        return {n: changes[n] + sum_over(axis_name, parts[n]) for n in statistics}
+    def change(of_boundary: Array, of_parts: dict[str, Array]) -> dict[str, Array]:
+        """Of each statistic, where its boundary and its sums over the parts change."""
+        own_change = {n: jnp.where(own[n], of_boundary, 0) for n in extrema}
+        own_change |= {"sum": of_boundary, "square": 2 * boundary * of_boundary}
+        return {n: own_change[n] + sum_over(axis_name, of_parts[n]) for n in statistics}
 
-    at = boundary
-    # JAX knows how a sum over devices transposes, whether it checks replication or not.
-    pull = jax.linear_transpose(joined, boundary, dict.fromkeys(statistics, x))
-    of_boundary, cotangents = pull(cotangents)
+    # How a sum over devices transposes depends on what `shard_map` checks; JAX knows.
+    pull_own = jax.linear_transpose(change, boundary, dict.fromkeys(statistics, x))
+    of_boundary, cotangents = pull_own(cotangents)
 
     def of_terms(m: Array, rows: Array) -> dict[str, Array]:
         """Gradients with respect to `_terms` of the messages `m` into nodes `rows`."""
