@@ -18,6 +18,8 @@ from jaxtyping import Array
 _BLOCK_BYTES = {"cpu": 2**20}
 _ACCELERATOR_BLOCK_BYTES = 2**28
 
+AxisName = str | tuple[str, ...] | None
+
 
 class Edges(NamedTuple):
     """The integer arrays of a graph, and which edges count."""
@@ -27,9 +29,6 @@ class Edges(NamedTuple):
     types: Array
     by_sender: Array | None
     mask: Array | None
-
-
-AxisName = str | tuple[str, ...] | None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="axis_name")

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._accumulate import AxisName
+
 Reduce = Callable[[Array, Array, Array], Array]
 
 
@@ -45,7 +47,7 @@ class Semiring:
         receivers: Array,
         values: Array,
         *,
-        axis_name: str | tuple[str, ...] | None = None,
+        axis_name: AxisName = None,
     ) -> Array:
         """Adds values up into the nodes that receive them.
 
@@ -153,7 +155,7 @@ def _scatter_soft(
 
 
 def _sum_over(
-    axis_name: Any, boundary: Array, receivers: Array, values: Array
+    axis_name: AxisName, boundary: Array, receivers: Array, values: Array
 ) -> Array:
     part = _scatter_add(jnp.zeros_like(boundary), receivers, values)
     return boundary + jax.lax.psum(part, axis_name)
@@ -163,7 +165,7 @@ def _sum_over(
 def _extremum_over(
     scatter: Reduce,
     over: Callable,
-    axis_name: Any,
+    axis_name: AxisName,
     boundary: Array,
     receivers: Array,
     values: Array,
@@ -174,7 +176,11 @@ def _extremum_over(
 
 @_extremum_over.defjvp
 def _extremum_over_jvp(
-    scatter: Reduce, over: Callable, axis_name: Any, primals: tuple, tangents: tuple
+    scatter: Reduce,
+    over: Callable,
+    axis_name: AxisName,
+    primals: tuple,
+    tangents: tuple,
 ) -> tuple[Array, Array]:
     """Values that tie share the tangent, on whichever devices they are."""
     boundary, receivers, values = primals
