@@ -8,6 +8,8 @@
   would take.
 - `edges`: random graphs of 10^4 to 10^7 edges with as many edges a node, one query;
   each in a fresh process, with the memory that it took.
+- `local`: the same where an edge comes from one of the nodes next to its receiver in
+  memory, so that caches serve all sizes alike.
 
 `README.md` in this folder says how to read the output.
 """
@@ -27,8 +29,9 @@ OURS, PEER = _script.OURS, "torch"
 DIM, QUERIES = 32, 8
 SIZES = {"num_nodes": 2746, "num_relations": 18, "num_edges": 10820}
 OPERATIONS = ("index_add", "segment_reduce")
-CASES = ("sum", "edges")
+CASES = ("sum", "edges", "local")
 PASSES = {"forward": False, "backward": True}
+NEAR = 1000  # nodes, in `local`
 EDGES = (10**4, 10**5, 10**6, 10**7)
 PEER_LIMIT = 10**6  # the edges whose messages fit in memory there too
 # Keep freed memory: what the C library returns costs page faults at the next call.
@@ -102,9 +105,11 @@ def read_triples(directory):
     return dict(zip(SIZES, sizes, strict=True)), edges
 
 
-def random_edges(num_nodes, num_relations, num_edges):
+def random_edges(num_nodes, num_relations, num_edges, *, near=None):
     rng = np.random.default_rng(0)
     ends = rng.integers(0, num_nodes, (2, num_edges), np.int32)
+    if near is not None:
+        ends[0] = (ends[1] + ends[0] % near) % num_nodes
     return (*ends, rng.integers(0, num_relations, num_edges, np.int32))
 
 
@@ -138,13 +143,14 @@ def run_sum(sides, repeats, data, rate):
     return {k: run_case(k, graph, sides, repeats, rate) for k in PASSES}
 
 
-def run_edges(started, repeats, rate):
+def run_edges(started, repeats, rate, near=None):
     """Both passes of random graphs, each in a fresh process of each side."""
     found = {}
     for num_edges in EDGES:
         num_nodes = round(num_edges * SIZES["num_nodes"] / SIZES["num_edges"])
         sizes = {**SIZES, "num_nodes": num_nodes, "num_edges": num_edges}
-        graph = Problem(sizes, random_edges(**sizes), 1, OPERATIONS[:1])
+        edges = random_edges(**sizes, near=near)
+        graph = Problem(sizes, edges, 1, OPERATIONS[:1])
         for kind in PASSES:
             with _harness.Sides(wanted_sides(started, num_edges)) as sides:
                 entry = run_case(kind, graph, sides, repeats, rate)
@@ -239,10 +245,10 @@ def print_report(report):
     _script.print_machine(report["machine"])
     for case in CASES:
         if case in report:
-            print_entries(report[case], memory=case == "edges")
-    if "slopes" in report:
-        found = ", ".join(f"{k} {v:.2f}" for k, v in report["slopes"].items())
-        print(f"Exponent of processor time in the edges: {found}\n")
+            print_entries(report[case], memory=case != "sum")
+    for case, slope in report["slopes"].items():
+        found = ", ".join(f"{k} {v:.2f}" for k, v in slope.items())
+        print(f"{case}: exponent of processor time in the edges: {found}\n")
 
 
 def print_entries(entries, *, memory):
@@ -321,9 +327,12 @@ def main():
         with _harness.Sides(started) as sides:
             report["sides"] = sides.info
             report["sum"] = run_sum(sides, args.repeats, data, rate["median"])
-    if "edges" in args.cases:
-        report["edges"] = run_edges(started, min(5, args.repeats), rate["median"])
-        report["slopes"] = slopes(report["edges"])
+    report["slopes"] = {}
+    for case, near in {"edges": None, "local": NEAR}.items():
+        if case in args.cases:
+            repeats = min(5, args.repeats)
+            report[case] = run_edges(started, repeats, rate["median"], near)
+            report["slopes"][case] = slopes(report[case])
     print_report(report)
     for case in CASES:
         failed += _script.failed_gates(report.get(case, {}))
