@@ -9,18 +9,19 @@ import _harness
 import numpy as np
 
 
-def serve(build, packages, fields):
+def serve(build, packages, fields, *, threads=None):
     """Answers commands on standard input until it ends, with PyTorch.
 
     It is `_harness.serve` with tensors, on a GPU if there is one. `build(spec, device)`
     returns a function of the inputs; `packages` are those reported beside torch. The
-    first run includes whatever the function compiles by itself. PyTorch gets the
-    threads that XLA takes: one for each processor that the process may use.
+    first run includes whatever the function compiles by itself. Unless `threads`
+    is given, PyTorch gets those that XLA takes: one for each processor that the process
+    may use.
     """
     stream = _harness.answer_stream()
     import torch
 
-    torch.set_num_threads(_processors())
+    torch.set_num_threads(threads or _processors())
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def wait(result):

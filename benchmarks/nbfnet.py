@@ -1,12 +1,21 @@
 """The relational sum of NBFNet beside PyTorch, and its cost in the number of edges.
 
-`message_pass` (distmult, sum) with 8 queries of dimension 32 on the graph of WN18RR v1
-(`--data DIR` with its train.txt: head, relation, tail), or without data a random graph
-of its sizes; forward, and forward with all gradients. PyTorch has one thread and two
-ways to reduce the messages. Processor time is compared, since other work on the machine
-disturbs it least, and set against what moving the arrays once would take.
+- `sum`: `message_pass` (distmult, sum) with 8 queries of dimension 32 on the graph of
+  WN18RR v1 (`--data DIR` with its train.txt: head, relation, tail), or without data on
+  a random graph of its sizes; forward, and forward with all gradients. PyTorch has one
+  thread and two ways to reduce the messages. Processor time is compared, since other
+  work on the machine disturbs it least, and set against what moving the arrays once
+  would take.
+- `edges`: random graphs of 10^4 to 10^7 edges with as many edges a node, one query;
+  each in a fresh process, with the memory that it took.
+- `local`: the same where an edge comes from one of the nodes next to its receiver in
+  memory, so that caches serve all sizes alike.
+
+`README.md` in this folder says how to read the output.
 """
 
+import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -20,10 +29,26 @@ OURS, PEER = _script.OURS, "torch"
 DIM, QUERIES = 32, 8
 SIZES = {"num_nodes": 2746, "num_relations": 18, "num_edges": 10820}
 OPERATIONS = ("index_add", "segment_reduce")
-WN18RR = ("forward", "backward")
-SCALING = {f"edges_1e{n}": 10**n for n in (4, 5, 6, 7)}
-PEER_LIMIT = 10**6  # the edges that fit in memory there too
+CASES = ("sum", "edges", "local")
+PASSES = {"forward": False, "backward": True}
+NEAR = 1000  # nodes, in `local`
+EDGES = (10**4, 10**5, 10**6, 10**7)
+PEER_LIMIT = 10**6  # the edges whose messages fit in memory there too
+# Keep freed memory: what the C library returns costs page faults at the next call.
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296"
+    ":glibc.malloc.trim_threshold=17179869184"
+}
 AGREEMENT = 1e-5
+
+
+class Problem(NamedTuple):
+    """A graph, how many queries there are, and what the peer reduces messages by."""
+
+    sizes: dict
+    edges: tuple
+    queries: int
+    operations: tuple
 
 
 class Result(NamedTuple):
@@ -80,19 +105,12 @@ def read_triples(directory):
     return dict(zip(SIZES, sizes, strict=True)), edges
 
 
-def random_edges(num_nodes, num_relations, num_edges):
+def random_edges(num_nodes, num_relations, num_edges, *, near=None):
     rng = np.random.default_rng(0)
     ends = rng.integers(0, num_nodes, (2, num_edges), np.int32)
+    if near is not None:
+        ends[0] = (ends[1] + ends[0] % near) % num_nodes
     return (*ends, rng.integers(0, num_relations, num_edges, np.int32))
-
-
-def case_of(name, data):
-    """Sizes, edges and the number of queries of a case."""
-    if name in SCALING:
-        sizes = dict(SIZES, num_nodes=SCALING[name] // 4, num_edges=SCALING[name])
-        return sizes, random_edges(**sizes), 1
-    sizes, edges = (SIZES, random_edges(**SIZES)) if data is None else data
-    return sizes, edges, QUERIES
 
 
 # --- running ----------------------------------------------------------------------
@@ -118,9 +136,52 @@ def bound_bytes(sizes, width, *, backward):
     return 4 * width * rows
 
 
-def run_case(name, sides, repeats, data, rate):
-    """Times, agreement and bound of one case."""
-    sizes, (senders, receivers, types), queries = case_of(name, data)
+def run_sum(sides, repeats, data, rate):
+    """Both passes on one graph, beside both operations of the peer."""
+    sizes, edges = (SIZES, random_edges(**SIZES)) if data is None else data
+    graph = Problem(sizes, edges, QUERIES, OPERATIONS)
+    return {k: run_case(k, graph, sides, repeats, rate) for k in PASSES}
+
+
+def run_edges(started, repeats, rate, near=None):
+    """Both passes of random graphs, each in a fresh process of each side."""
+    found = {}
+    for num_edges in EDGES:
+        num_nodes = round(num_edges * SIZES["num_nodes"] / SIZES["num_edges"])
+        sizes = {**SIZES, "num_nodes": num_nodes, "num_edges": num_edges}
+        edges = random_edges(**sizes, near=near)
+        graph = Problem(sizes, edges, 1, OPERATIONS[:1])
+        for kind in PASSES:
+            with _harness.Sides(wanted_sides(started, num_edges)) as sides:
+                entry = run_case(kind, graph, sides, repeats, rate)
+            found[f"{num_edges:.0e} {kind}"] = entry
+    return found
+
+
+def wanted_sides(started, num_edges):
+    """The sides that have room for the messages."""
+    return {s: c for s, c in started.items() if s == OURS or num_edges <= PEER_LIMIT}
+
+
+def slopes(entries):
+    """Of the logarithm of processor time in that of edges, a pass: 1 is linear."""
+    found = {}
+    for kind in PASSES:
+        points = [
+            (e["sizes"]["num_edges"], e["sides"][OURS]["cpu_s"]["median"])
+            for e in entries.values()
+            if e["kind"] == kind and "cpu_s" in e["sides"][OURS]
+        ]
+        if len(points) > 1:
+            x, y = np.log(points).T
+            found[kind] = statistics.linear_regression(x, y).slope
+    return found
+
+
+def run_case(kind, graph, sides, repeats, rate):
+    """Times, memory, agreement and bound of one pass over one graph."""
+    sizes, (senders, receivers, types), queries, operations = graph
+    name, backward = f"{sizes['num_edges']} edges, {kind}", PASSES[kind]
     order = np.argsort(receivers, kind="stable")
     columns = {"senders": senders, "receivers": receivers, "types": types}
     paths = sides.save(f"{name} edges ", [a[order] for a in columns.values()])
@@ -131,20 +192,22 @@ def run_case(name, sides, repeats, data, rate):
     arrays = [rng.standard_normal((n, width), np.float32) for n in rows]
     inputs = sides.save(name, arrays)
     del arrays
-    backward = name != "forward"
     spec = {**sizes, "edges": edges, "backward": backward}
     programs = [(name, OURS, spec)]
-    if PEER in sides.workers and sizes["num_edges"] <= PEER_LIMIT:
-        for operation in OPERATIONS:
+    if PEER in sides.workers:
+        for operation in operations:
             made = f"{name} {operation}"
             programs.append((made, PEER, {**spec, "operation": operation}))
-    entry = {"sizes": sizes, "width": width, "backward": backward, "sides": {}}
+    entry = {"kind": kind, "sizes": sizes, "width": width, "sides": {}}
+    before = {s: worker.ask("peak") for s, worker in sides.workers.items()}
     done = []
     for program, side, own in programs:
         label = own.get("operation", OURS)
         found = sides.setup(side, program, spec=own, inputs=inputs)
         entry["sides"][label] = found
         if "error" not in found:
+            after = sides.workers[side].ask("peak")["peak_bytes"]
+            found["peak_bytes"] = after - before[side]["peak_bytes"]
             done.append((program, side, label))
     samples = sides.repeat([(program, side) for program, side, _ in done], repeats)
     fields = ("out", "of_x", "of_relations") if backward else ("out",)
@@ -178,33 +241,50 @@ def run_case(name, sides, repeats, data, rate):
 
 
 def print_report(report):
-    """Prints the report as a Markdown table."""
+    """Prints the report as Markdown tables."""
     _script.print_machine(report["machine"])
+    for case in CASES:
+        if case in report:
+            print_entries(report[case], memory=case != "sum")
+    for case, slope in report["slopes"].items():
+        found = ", ".join(f"{k} {v:.2f}" for k, v in slope.items())
+        print(f"{case}: exponent of processor time in the edges: {found}\n")
+
+
+def print_entries(entries, *, memory):
     spread, rows = _script.spread, []
-    for name, entry in report["cases"].items():
+    for entry in entries.values():
         for label, found in entry["sides"].items():
-            edges = str(entry["sizes"]["num_edges"])
+            edges = entry["sizes"]["num_edges"]
+            row = [entry["kind"], str(edges), label]
             if "cpu_s" not in found:
-                rows.append([name, edges, label, "failed", "", "", "", "", ""])
+                rows.append([*row, "failed", *[""] * 6])
                 continue
-            ratio = entry["ratios"].get(label)
-            ours = label == OURS
-            row = [name, edges, label, spread(found["cpu_s"], 1e3, 1)]
-            row += [spread(found["wall_s"], 1e3, 1)]
+            ratio, ours = entry["ratios"].get(label), label == OURS
+            digits = 1 if found["cpu_s"]["median"] < 0.1 else 0
+            row += [spread(found[clock], 1e3, digits) for clock in ("cpu_s", "wall_s")]
+            row += [f"{found['cpu_s']['median'] / edges * 1e9:.0f}"]
             row += [spread(ratio, digits=2) if ratio else ""]
             row += [f"{entry['share_of_bound']:.2f}" if ours else ""]
-            row += [_script.compile_seconds(found) if ours else ""]
             row += [_script.temp_megabytes(found)]
+            row += [f"{found['peak_bytes'] / 1e6:.0f}" if memory else ""]
             rows.append(row)
-    header = "case, edges, side, CPU ms, wall ms, CPU over ours, share of bound"
-    _script.print_table([*header.split(", "), "compile s", "temp MB"], rows)
+    header = "pass, edges, side, CPU ms, wall ms, CPU ns an edge, CPU over ours, "
+    header += "share of bound, temp MB, peak MB"
+    _script.print_table(header.split(", "), rows)
+    print()
 
 
 def parse(argv=None):
-    parser = _script.parser(__doc__, repeats=9)
-    _script.add_cases(parser, [*WN18RR, *SCALING])
+    parser = _script.parser(__doc__, repeats=15)
+    _script.add_cases(parser, CASES)
     _script.add_sides(parser, ours=[OURS])
     parser.add_argument("--data", type=Path, help="a directory with train.txt")
+    parser.add_argument(
+        "--default-allocator",
+        action="store_true",
+        help="leave it to the C library whether freed memory goes back to the system",
+    )
     return parser.parse_args(argv)
 
 
@@ -233,21 +313,30 @@ def main():
     machine = _script.machine()
     rate = copy_rate()
     data = None if args.data is None else read_triples(args.data)
-    with _harness.Sides(commands(args)) as sides:
-        cases = {
-            name: run_case(name, sides, args.repeats, data, rate["median"])
-            for name in args.cases
-        }
+    if not args.default_allocator:
+        os.environ.update(ALLOCATOR)  # of the processes that are started from here
     report = _script.make_report(
         "nbfnet",
         machine,
         data=None if args.data is None else args.data.name,
+        environment={} if args.default_allocator else ALLOCATOR,
         copy_bytes_per_cpu_s=rate,
-        sides=sides.info,
-        cases=cases,
     )
+    started, failed = commands(args), []
+    if "sum" in args.cases:
+        with _harness.Sides(started) as sides:
+            report["sides"] = sides.info
+            report["sum"] = run_sum(sides, args.repeats, data, rate["median"])
+    report["slopes"] = {}
+    for case, near in {"edges": None, "local": NEAR}.items():
+        if case in args.cases:
+            repeats = min(5, args.repeats)
+            report[case] = run_edges(started, repeats, rate["median"], near)
+            report["slopes"][case] = slopes(report[case])
     print_report(report)
-    return _script.finish(report, args.output, _script.failed_gates(cases))
+    for case in CASES:
+        failed += _script.failed_gates(report.get(case, {}))
+    return _script.finish(report, args.output, failed)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,35 @@
 """The PyTorch side of `nbfnet.py`: runs in the peer's own environment.
 
-It is started by that script and answers its commands, as `_harness.serve` does for JAX.
-One thread, so that processor times are of one core's work; two operations of PyTorch
-that reduce messages, of which the script reports both.
+It is started by that script and answers its commands (`_torch.serve`). One thread, so
+that processor times are of one core's work; two operations of PyTorch that reduce
+messages, of which the script reports both.
 """
 
-import json
-import math
-import os
-import platform
 import sys
-import time
-import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-_MIN_SECONDS = 0.02
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import _torch
 
 
-def build(spec):
+class Result(NamedTuple):
+    """What a run gives."""
+
+    out: Any
+    of_x: Any = 0
+    of_relations: Any = 0
+
+
+def build(spec, device):
     """Returns a function of (x, relations, cotangent)."""
+    import torch
+
     senders, receivers, types = (
-        torch.from_numpy(np.load(spec["edges"][k]).astype(np.int64))
+        torch.from_numpy(np.load(spec["edges"][k]).astype(np.int64)).to(device)
         for k in ("senders", "receivers", "types")
     )
     num_nodes = spec["num_nodes"]
@@ -41,83 +48,14 @@ def build(spec):
     def run(x, relations, cotangent):
         if not spec["backward"]:
             with torch.no_grad():
-                return {"out": forward(x, relations)}
+                return Result(forward(x, relations))
+        x, relations = (a.detach().requires_grad_() for a in (x, relations))
         out = forward(x, relations)
-        of_x, of_relations = torch.autograd.grad(out, (x, relations), cotangent)
-        return {"out": out.detach(), "of_x": of_x, "of_relations": of_relations}
+        gradients = torch.autograd.grad(out, (x, relations), cotangent)
+        return Result(out.detach(), *gradients)
 
     return run
 
 
-def main():
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    torch.set_num_threads(1)
-    programs = {}
-
-    def reply(answer):
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-    def load(paths):
-        x, relations, cotangent = (torch.from_numpy(np.load(p)) for p in paths)
-        return x.requires_grad_(), relations.requires_grad_(), cotangent
-
-    def setup(name, spec, inputs):
-        arrays = load(inputs)
-        times = [time.perf_counter()]
-        function = build(spec)
-        times.append(time.perf_counter())
-        function(*arrays)
-        times.append(time.perf_counter())
-        function(*arrays)
-        seconds = time.perf_counter() - times[-1]
-        count = max(1, math.ceil(_MIN_SECONDS / seconds))
-        programs[name] = function, arrays, count
-        return {
-            "build_s": times[1] - times[0],
-            "lower_s": 0.0,
-            "compile_s": 0.0,
-            "first_run_s": times[2] - times[1],
-            "temp_bytes": None,
-        }
-
-    def repetition(name):
-        function, arrays, count = programs[name]
-        cpu, start = time.process_time(), time.perf_counter()
-        for _ in range(count):
-            function(*arrays)
-        wall = time.perf_counter() - start
-        cpu = time.process_time() - cpu
-        return {"wall_s": wall / count, "cpu_s": cpu / count}
-
-    def values(name, inputs, output):
-        found = programs[name][0](*load(inputs))
-        np.savez(output, **{k: a.numpy() for k, a in found.items()})
-        return {}
-
-    def drop():
-        programs.clear()
-        return {}
-
-    commands = {"setup": setup, "time": repetition, "values": values, "drop": drop}
-    versions = {"torch": torch.__version__, "numpy": np.__version__}
-    reply(
-        {
-            "python": platform.python_version(),
-            "versions": versions,
-            "backend": "cpu",
-            "device": "cpu",
-            "devices": 1,
-        }
-    )
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            reply(commands[request.pop("do")](**request))
-        except Exception:
-            reply({"error": traceback.format_exc(limit=-4)})
-
-
 if __name__ == "__main__":
-    main()
+    _torch.serve(build, packages=(), fields=Result._fields, threads=1)

@@ -18,6 +18,8 @@ from jaxtyping import Array
 _BLOCK_BYTES = {"cpu": 2**20}
 _ACCELERATOR_BLOCK_BYTES = 2**28
 
+AxisName = str | tuple[str, ...] | None
+
 
 class Edges(NamedTuple):
     """The integer arrays of a graph, and which edges count."""
@@ -29,7 +31,7 @@ class Edges(NamedTuple):
     mask: Array | None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="axis_name")
 def accumulate(
     message: Callable[[int, Array, Array], Array],
     dim: int,
@@ -39,6 +41,8 @@ def accumulate(
     weights: Array | None,
     boundary: Array,
     edges: Edges,
+    *,
+    axis_name: AxisName = None,
 ) -> tuple[Array, ...]:
     """Reduces the messages into each node together with its boundary.
 
@@ -53,16 +57,22 @@ def accumulate(
         weights: Factors of the messages, shape `(edges,)`, or None.
         boundary: One more message for each node, shape `(nodes, width)`.
         edges: The edges.
+        axis_name: The mesh axis over which the edges are split, if they are.
 
     Returns:
         An array of shape `(nodes, width)` for each statistic.
     """
-    arrays = vary_together((x, relations, weights, boundary, edges))
-    return _accumulate(functools.partial(message, dim), statistics, *arrays)
+    if axis_name is None:
+        arrays = vary_together((x, relations, weights, boundary, edges))
+    else:  # the boundary is not of the parts
+        x, relations, weights, edges = vary_together((x, relations, weights, edges))
+        arrays = x, relations, weights, boundary, edges
+    of_states = functools.partial(message, dim)
+    return _accumulate(of_states, statistics, axis_name, *arrays)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _accumulate(message, statistics, x, relations, weights, boundary, edges):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _accumulate(message, statistics, axis_name, x, relations, weights, boundary, edges):
     of_edges = functools.partial(_terms, message, "square" in statistics)
 
     def step(found: tuple, block: Edges, w: Array | None) -> tuple[tuple, None]:
@@ -75,16 +85,21 @@ def _accumulate(message, statistics, x, relations, weights, boundary, edges):
 
         return tuple(map(one, statistics, found)), None
 
-    start = tuple(boundary**2 if name == "square" else boundary for name in statistics)
-    return _scan(step, start, edges, weights, x)[0]
+    own = [boundary**2 if name == "square" else boundary for name in statistics]
+    if axis_name is None:
+        return _scan(step, tuple(own), edges, weights, x)[0]
+    start = tuple(jnp.full_like(x, _NOTHING[name]) for name in statistics)
+    parts, _ = _scan(step, start, edges, weights, x)
+    pairs = zip(statistics, own, parts, strict=True)
+    return tuple(_JOIN[n](a, _OVER_AXIS[n](b, axis_name)) for n, a, b in pairs)
 
 
-def _forward(message, statistics, x, relations, weights, boundary, edges):
-    found = _accumulate(message, statistics, x, relations, weights, boundary, edges)
-    return found, (x, relations, weights, boundary, edges, found)
+def _forward(message, statistics, axis_name, *arrays):
+    found = _accumulate(message, statistics, axis_name, *arrays)
+    return found, (*arrays, found)
 
 
-def _backward(message, statistics, residuals, cotangents):
+def _backward(message, statistics, axis_name, residuals, cotangents):
     x, relations, weights, boundary, edges, found = residuals
     found = dict(zip(statistics, found, strict=True))
     cotangents = dict(zip(statistics, cotangents, strict=True))
@@ -101,14 +116,25 @@ def _backward(message, statistics, residuals, cotangents):
 
         return tuple(map(one, extrema, ties)), None
 
+    own = {name: boundary == found[name] for name in extrema}
     if extrema:
-        own = tuple((boundary == found[name]).astype(x.dtype) for name in extrema)
-        ties, _ = _scan(count, own, edges, weights, x)
-        for name, total in zip(extrema, ties, strict=True):
+        ties, _ = _scan(count, (jnp.zeros_like(x),) * len(extrema), edges, weights, x)
+        for name, total in zip(extrema, sum_over(axis_name, ties), strict=True):
             # At least 1: a NaN equals nothing, not even itself.
-            cotangents[name] = cotangents[name] / jnp.maximum(total, 1)
+            total = jnp.maximum(total + own[name].astype(x.dtype), 1)
+            cotangents[name] = cotangents[name] / total
 
-    def of_terms(m: Array, rows: Any) -> dict[str, Array]:
+    def change(of_boundary: Array, of_parts: dict[str, Array]) -> dict[str, Array]:
+        """Of each statistic, where its boundary and its sums over the parts change."""
+        own_change = {n: jnp.where(own[n], of_boundary, 0) for n in extrema}
+        own_change |= {"sum": of_boundary, "square": 2 * boundary * of_boundary}
+        return {n: own_change[n] + sum_over(axis_name, of_parts[n]) for n in statistics}
+
+    # How a sum over devices transposes depends on what `shard_map` checks; JAX knows.
+    pull_own = jax.linear_transpose(change, boundary, dict.fromkeys(statistics, x))
+    of_boundary, cotangents = pull_own(cotangents)
+
+    def of_terms(m: Array, rows: Array) -> dict[str, Array]:
         """Gradients with respect to `_terms` of the messages `m` into nodes `rows`."""
         g = jnp.zeros_like(m)
         for name in statistics:
@@ -142,8 +168,6 @@ def _backward(message, statistics, residuals, cotangents):
     if of_w is not None:
         of_w = of_w.reshape(-1)[: len(edges.senders)]
         of_w = jnp.zeros_like(of_w).at[edges.by_sender].set(of_w, unique_indices=True)
-    g = of_terms(boundary, slice(None))
-    of_boundary = g["message"] + 2 * boundary * g.get("square", 0)
     return of_x, of_relations, of_w, of_boundary, None
 
 
@@ -208,7 +232,19 @@ def _min(total: Array, rows: Array, values: Array) -> Array:
     return total.at[rows].min(values, indices_are_sorted=True, mode="drop")
 
 
+def sum_over(axis_name: AxisName, tree: Any) -> Any:
+    """Sums each array over the devices of a mesh axis, if there is one."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
 _REDUCE = {"sum": _add, "square": _add, "max": _max, "min": _min}
+_JOIN = {"sum": jnp.add, "square": jnp.add, "max": jnp.maximum, "min": jnp.minimum}
+_OVER_AXIS = {
+    "sum": jax.lax.psum,
+    "square": jax.lax.psum,
+    "max": jax.lax.pmax,
+    "min": jax.lax.pmin,
+}
 _NOTHING = {"sum": 0, "square": 0, "max": -jnp.inf, "min": jnp.inf}
 
 

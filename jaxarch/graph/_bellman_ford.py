@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import check_positive
 from .._dtypes import at_least_float32, float_dtype
-from ._accumulate import vary_together
-from ._graph import Graph
+from ._accumulate import AxisName, vary_together
+from ._graph import Graph, check_parts
 from ._semiring import MAX_MIN, MAX_TIMES, MIN_PLUS, SUM_TIMES, Semiring
 
 
@@ -26,6 +26,7 @@ def bellman_ford(
     *,
     num_steps: int | None = None,
     tol: float | None = None,
+    axis_name: AxisName = None,
 ) -> Float[Array, "nodes *queries"]:
     r"""Iterates the generalised Bellman-Ford equation.
 
@@ -54,14 +55,19 @@ def bellman_ford(
         tol: Stop when no finite value changes by more than this, or a value becomes
             NaN. What never settles (a negative cycle of `MIN_PLUS`, a series that
             diverges) needs `num_steps` too.
+        axis_name: With a graph from `Graph.split`, inside `jax.shard_map`: the mesh
+            axis over which its edges are split. The semiring's `add` is then
+            `jnp.add`, `jnp.minimum` or `jnp.maximum`.
 
     Returns:
         Shape and dtype of `boundary`; integers give the default float.
 
     Raises:
         TypeError: If `graph` is not a `Graph` or `num_steps` not an int.
-        ValueError: If `boundary` has another number of nodes, `num_steps` is below 1 or
-            `tol` is negative.
+        ValueError: If `boundary` has another number of nodes, `num_steps` is below 1,
+            `tol` is negative, or the graph is split and `axis_name` not given, or the
+            reverse.
+        NotImplementedError: If the semiring has another `add` with `axis_name`.
 
     Examples:
         >>> edges = [0, 1, 0], [1, 2, 2]
@@ -82,8 +88,11 @@ def bellman_ford(
         check_positive(where, num_steps=num_steps)
     if tol is not None and not tol >= 0:
         raise ValueError(f"{where}: `tol` must be at least 0, got {tol}.")
+    check_parts(where, graph, axis_name)
     dtype = float_dtype(boundary)
-    graph, h = vary_together((graph, jnp.asarray(boundary, at_least_float32(dtype))))
+    h = jnp.asarray(boundary, at_least_float32(dtype))
+    if axis_name is None:
+        graph, h = vary_together((graph, h))
 
     def per_edge(a: Array) -> Array:
         return a.reshape(-1, *(1,) * (h.ndim - 1))
@@ -97,7 +106,7 @@ def bellman_ford(
         values = semiring.multiply(h[graph.senders], weights)
         if graph.mask is not None:
             values = jnp.where(per_edge(graph.mask), values, semiring.zero)
-        return semiring.reduced(boundary, graph.receivers, values)
+        return semiring.reduced(boundary, graph.receivers, values, axis_name=axis_name)
 
     if tol is None:
         # A graph of one node has its loops.

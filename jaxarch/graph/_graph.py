@@ -11,6 +11,7 @@ from jaxtyping import Array
 from .._checks import check_positive
 from .._params import params, static
 from . import _convert
+from ._accumulate import AxisName
 
 
 @params
@@ -43,6 +44,7 @@ class Graph:
     edge_ids: Array  # (edges,), the index of each edge in the input
     num_nodes: int = static()
     num_relations: int = static()
+    part_size: int | None = static(default=None)  # edges a part, after `split`
 
     @classmethod
     def from_edges(
@@ -223,7 +225,11 @@ class Graph:
 
         Returns:
             A graph of twice the edges and twice the relations.
+
+        Raises:
+            ValueError: If the graph is split.
         """
+        self._check_whole("add_inverse")
         ids = np.asarray(self.edge_ids)
         s, r, t = (
             np.asarray(a) for a in (self.senders, self.receivers, self.edge_types)
@@ -259,8 +265,9 @@ class Graph:
             The padded graph, with `mask` and `node_mask`.
 
         Raises:
-            ValueError: If a size is smaller than the graph.
+            ValueError: If a size is smaller than the graph, or the graph is split.
         """
+        self._check_whole("pad")
         sizes = {
             "num_nodes": (num_nodes, self.num_nodes),
             "num_edges": (num_edges, len(self.senders)),
@@ -296,6 +303,54 @@ class Graph:
             num_nodes=nodes,
         )
 
+    def split(self, num_parts: int) -> "Graph":
+        """Cuts the edges into equal parts for as many devices.
+
+        The parts are runs of the stored edges, one behind the other, so that a
+        `PartitionSpec` of one mesh axis gives each device a part with all nodes; what
+        the last ones lack is filled up with masked edges, as by `pad`. The graph is
+        then for `message_pass` and `bellman_ford` with `axis_name`, inside
+        `jax.shard_map`, alone:
+
+            mesh = jax.make_mesh((8,), ("edges",), axis_types=(AxisType.Auto,))
+            run = functools.partial(message_pass, axis_name="edges", message="distmult",
+                                    aggregate="pna")
+            run = jax.shard_map(run, mesh=mesh, in_specs=(P("edges"), P(), P(), P()),
+                                out_specs=P())
+            out = jax.jit(run)(graph.split(8), x, relation_features, boundary)
+
+        with `P` for `PartitionSpec`. Gradients are those of the whole graph; those of
+        the weights are in parts too.
+
+        Args:
+            num_parts: The number of parts, as many as the axis has devices.
+
+        Returns:
+            The graph in parts. `by_sender` counts within each part, and `node_mask` is
+            there once a part.
+
+        Raises:
+            TypeError: If `num_parts` is not an int.
+            ValueError: If `num_parts` is below 1, or the graph is split already.
+        """
+        check_positive("Graph.split", num_parts=num_parts)
+        self._check_whole("split")
+        size = -(-len(self.senders) // num_parts)
+        if num_parts * size == len(self.senders):
+            whole = self
+        else:
+            padded = self.pad(num_edges=num_parts * size)
+            whole = dataclasses.replace(padded, node_mask=self.node_mask)
+        senders = np.asarray(whole.senders).reshape(num_parts, size)
+        order = np.argsort(senders, axis=1, kind="stable")
+        nodes = self.node_mask
+        return dataclasses.replace(
+            whole,
+            by_sender=jnp.asarray(order.reshape(-1).astype(np.int32)),
+            node_mask=None if nodes is None else jnp.tile(nodes, num_parts),
+            part_size=size,
+        )
+
     def to_jraph(self) -> _convert.GraphsTuple:
         """Converts to a tuple with the fields of `jraph.GraphsTuple`, in their order.
 
@@ -303,6 +358,7 @@ class Graph:
         padding nodes are left out; `edges` is a mapping with `edge_types` and, where
         there are any, `weights`.
         """
+        self._check_whole("to_jraph")
         return _convert.to_jraph(self)
 
     def to_networkx(self) -> Any:
@@ -311,6 +367,7 @@ class Graph:
         Masked edges and padding nodes are left out; an edge without weight has no such
         attribute. Needs NetworkX.
         """
+        self._check_whole("to_networkx")
         return _convert.to_networkx(self)
 
     def to_scipy(self) -> list:
@@ -319,7 +376,34 @@ class Graph:
         Entry (u, v) is the sum of the weights of the edges from u to v. Masked edges
         and padding nodes are left out. Needs SciPy.
         """
+        self._check_whole("to_scipy")
         return _convert.to_scipy(self)
+
+    def _check_whole(self, method: str) -> None:
+        if self.part_size is not None:
+            raise ValueError(
+                f"Graph.{method}: the graph must be whole, got one in parts of "
+                f"{self.part_size} edges."
+            )
+
+
+def check_parts(where: str, graph: Graph, axis_name: AxisName) -> None:
+    """Raises `ValueError` unless `graph` is whole or, with an axis, one part of many.
+
+    A gradient, which walks `by_sender`, would be wrong without a sign of it.
+    """
+    edges, size = len(graph.senders), graph.part_size
+    if axis_name is None and size is not None:
+        raise ValueError(
+            f"{where}: `graph` must be whole without `axis_name`, got one in parts of "
+            f"{size} edges."
+        )
+    if axis_name is not None and size != edges:
+        got = "a whole one" if size is None else f"parts of {size}"
+        raise ValueError(
+            f"{where}: with `axis_name` a device must hold one part of "
+            f"`graph.split(devices)`, got {edges} edges of {got}."
+        )
 
 
 def _stored(

@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float
 
 from .._checks import check_option, check_shape
 from .._dtypes import at_least_float32, float_dtype
-from ._accumulate import Edges, accumulate
-from ._graph import Graph
+from ._accumulate import AxisName, Edges, accumulate, sum_over
+from ._graph import Graph, check_parts
 
 MESSAGES = ("transe", "distmult", "rotate")
 STATISTICS = {
@@ -36,6 +36,7 @@ def message_pass(
     message: str,
     aggregate: str,
     edge_mask: Bool[Array, " edges"] | None = None,
+    axis_name: AxisName = None,
 ) -> Float[Array, "nodes *queries out"]:
     r"""Sends a message along every edge and aggregates those that a node receives.
 
@@ -72,6 +73,10 @@ def message_pass(
         aggregate: "sum", "mean", "max" or "pna".
         edge_mask: False where an edge does not count, beside the graph's own mask;
             shape `(edges,)`, in the order of `graph.senders`.
+        axis_name: With a graph from `Graph.split`, inside `jax.shard_map`: the mesh
+            axis over which its edges are split; nodes and relations are whole on each
+            device. What moves is O(nodes dim queries) a statistic, and the result is
+            that of the whole graph, ties across devices included.
 
     Returns:
         Shape of `x`, or `(nodes, *queries, 12 dim)` with "pna"; the promoted dtype of
@@ -80,8 +85,8 @@ def message_pass(
 
     Raises:
         TypeError: If `graph` is not a `Graph`.
-        ValueError: If shapes disagree, an option is unknown, or `dim` is odd with
-            "rotate".
+        ValueError: If shapes disagree, an option is unknown, `dim` is odd with
+            "rotate", or the graph is split and `axis_name` not given, or the reverse.
 
     Examples:
         >>> graph = Graph.from_edges([0, 0, 1], [1, 2, 2], num_nodes=3)
@@ -102,15 +107,18 @@ def message_pass(
         message=message,
         statistics=STATISTICS[aggregate],
         edge_mask=edge_mask,
+        axis_name=axis_name,
     )
     dtype = float_dtype(x, relation_features, boundary)
     if aggregate in ("sum", "max"):
         return found[aggregate].astype(dtype)
-    num_messages = degrees(graph, edge_mask, found["sum"].dtype) + 1
+    num_messages = (
+        degrees(graph, edge_mask, found["sum"].dtype, axis_name=axis_name) + 1
+    )
     if aggregate == "mean":
         return (found["sum"] / _per_node(num_messages, x.ndim)).astype(dtype)
     stats = jnp.stack(pna_statistics(found, num_messages), -1)
-    scales = pna_scales(graph, num_messages)
+    scales = pna_scales(graph, num_messages, axis_name=axis_name)
     scales = scales.reshape(len(scales), *(1,) * (x.ndim - 1), 3)
     out = stats.reshape(*x.shape[:-1], -1, 1) * scales
     return out.reshape(*x.shape[:-1], -1).astype(dtype)
@@ -125,6 +133,7 @@ def statistics(
     message: str,
     statistics: tuple[str, ...],
     edge_mask: Array | None,
+    axis_name: AxisName = None,
 ) -> dict[str, Array]:
     """Sums, sums of squares, maxima and minima over messages and boundary.
 
@@ -136,12 +145,14 @@ def statistics(
         message: See there.
         statistics: Among "sum", "square", "max" and "min".
         edge_mask: What `both_masks` gives.
+        axis_name: As for `message_pass`.
 
     Returns:
         One array of the shape of `x` for each statistic, in float32 at least.
     """
     where = "message_pass"
     check_option(where, "message", message, MESSAGES)
+    check_parts(where, graph, axis_name)
     if jnp.ndim(x) < 2 or x.shape[0] != graph.num_nodes:
         raise ValueError(
             f"{where}: `x` must have shape ({graph.num_nodes}, *queries, dim), got "
@@ -182,6 +193,7 @@ def statistics(
         weights,
         boundary,
         edges,
+        axis_name=axis_name,
     )
     return {
         name: a.reshape(num_nodes, *queries, dim)
@@ -203,15 +215,22 @@ def both_masks(where: str, graph: Graph, edge_mask: Array | None) -> Array | Non
     return edge_mask if graph.mask is None else graph.mask & edge_mask
 
 
-def degrees(graph: Graph, edge_mask: Array | None, dtype: jnp.dtype) -> Array:
+def degrees(
+    graph: Graph,
+    edge_mask: Array | None,
+    dtype: jnp.dtype,
+    *,
+    axis_name: AxisName = None,
+) -> Array:
     """The number of edges into each node that count, shape `(nodes,)`."""
     ones = jnp.ones if edge_mask is None else lambda *_: edge_mask.astype(dtype)
-    return jax.ops.segment_sum(
+    found = jax.ops.segment_sum(
         ones(graph.receivers.shape, dtype),
         graph.receivers,
         graph.num_nodes,
         indices_are_sorted=True,
     )
+    return sum_over(axis_name, found)
 
 
 def pna_statistics(found: dict[str, Array], num_messages: Array) -> tuple[Array, ...]:
@@ -223,10 +242,16 @@ def pna_statistics(found: dict[str, Array], num_messages: Array) -> tuple[Array,
     return mean, found["max"], found["min"], std
 
 
-def pna_scales(graph: Graph, num_messages: Array) -> Array:
+def pna_scales(
+    graph: Graph, num_messages: Array, *, axis_name: AxisName = None
+) -> Array:
     """The three degree scalers, shape `(nodes, 3)`."""
     logs = jnp.log(num_messages)
-    mean = jnp.mean(logs, where=graph.node_mask)
+    mask = graph.node_mask
+    if axis_name is not None and mask is not None:
+        # The same on all devices, which its type does not say.
+        mask = jax.lax.pmax(mask.astype(jnp.int32), axis_name) > 0
+    mean = jnp.mean(logs, where=mask)
     s = jnp.where(mean > 0, logs / jnp.where(mean > 0, mean, 1), 0)
     return jnp.stack([jnp.ones_like(s), s, 1 / jnp.maximum(s, 1e-2)], -1)
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._accumulate import AxisName
+
 Reduce = Callable[[Array, Array, Array], Array]
 
 
@@ -39,18 +41,38 @@ class Semiring:
     one: float
     reduce: Reduce | None = None
 
-    def reduced(self, boundary: Array, receivers: Array, values: Array) -> Array:
+    def reduced(
+        self,
+        boundary: Array,
+        receivers: Array,
+        values: Array,
+        *,
+        axis_name: AxisName = None,
+    ) -> Array:
         """Adds values up into the nodes that receive them.
 
         Args:
             boundary: The value that each node has already, shape `(nodes, *queries)`.
             receivers: The node of each value, ascending, shape `(edges,)`.
             values: Shape `(edges, *queries)`.
+            axis_name: The mesh axis over whose devices the values are split, if they
+                are.
 
         Returns:
             Shape `(nodes, *queries)`.
+
+        Raises:
+            NotImplementedError: With `axis_name`, if `add` is not `jnp.add`,
+                `jnp.minimum` or `jnp.maximum`.
         """
         reduce = self.reduce
+        if axis_name is not None:
+            if reduce is not None or self.add not in _OVER_AXIS:
+                raise NotImplementedError(
+                    "Semiring.reduced: with `axis_name` the `add` must be jnp.add, "
+                    f"jnp.minimum or jnp.maximum without `reduce`, got {self.add}."
+                )
+            return _OVER_AXIS[self.add](axis_name, boundary, receivers, values)
         if reduce is None:
             reduce = _SCATTERS.get(self.add) or self._scan
         return reduce(boundary, receivers, values)
@@ -132,11 +154,56 @@ def _scatter_soft(
     return temperature * jnp.where(some, top + logs, -jnp.inf)
 
 
+def _sum_over(
+    axis_name: AxisName, boundary: Array, receivers: Array, values: Array
+) -> Array:
+    part = _scatter_add(jnp.zeros_like(boundary), receivers, values)
+    return boundary + jax.lax.psum(part, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _extremum_over(
+    scatter: Reduce,
+    over: Callable,
+    axis_name: AxisName,
+    boundary: Array,
+    receivers: Array,
+    values: Array,
+) -> Array:
+    # The boundary on every device: once more changes no extremum.
+    return over(scatter(boundary, receivers, values), axis_name)
+
+
+@_extremum_over.defjvp
+def _extremum_over_jvp(
+    scatter: Reduce,
+    over: Callable,
+    axis_name: AxisName,
+    primals: tuple,
+    tangents: tuple,
+) -> tuple[Array, Array]:
+    """Values that tie share the tangent, on whichever devices they are."""
+    boundary, receivers, values = primals
+    of_boundary, _, of_values = tangents
+    found = _extremum_over(scatter, over, axis_name, *primals)
+    own, tied = boundary == found, values == found[receivers]
+    add = functools.partial(_sum_over, axis_name, receivers=receivers)
+    count = add(own.astype(found.dtype), values=tied.astype(found.dtype))
+    total = add(jnp.where(own, of_boundary, 0), values=jnp.where(tied, of_values, 0))
+    return found, total / jnp.maximum(count, 1)  # a NaN ties with nothing
+
+
 _SCATTERS: dict[Any, Reduce] = {
     jnp.add: _scatter_add,
     jnp.minimum: _scatter_min,
     jnp.maximum: _scatter_max,
     jnp.logaddexp: functools.partial(_scatter_soft, 1.0),
+}
+
+_OVER_AXIS: dict[Any, Callable] = {
+    jnp.add: _sum_over,
+    jnp.minimum: functools.partial(_extremum_over, _scatter_min, jax.lax.pmin),
+    jnp.maximum: functools.partial(_extremum_over, _scatter_max, jax.lax.pmax),
 }
 
 MIN_PLUS = Semiring(jnp.minimum, jnp.add, math.inf, 0.0)

@@ -148,7 +148,8 @@ ENTRIES = (
         source=f"{_NBFNET}, section 3.2; Corso et al. 2020, "
         "[arXiv:2004.05718](https://arxiv.org/abs/2004.05718), section 2.2 (PNA)",
         proof="16 layers of the authors' PyTorch code, outputs 1e-10 and all gradients "
-        "1e-9; lists of messages in NumPy, 1e-13",
+        "1e-9; lists of messages in NumPy, 1e-13; edges on eight devices and in two "
+        "processes as on one, 1e-12",
         differs="tied extrema share a gradient evenly; masked edges count nowhere; the "
         "second moment of transe is that of x + r also where the authors' fused kernel "
         "takes x^2 + r^2",
