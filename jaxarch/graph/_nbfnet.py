@@ -20,8 +20,8 @@ from .._checks import check_float_dtype, check_option, check_positive, check_sha
 from .._dtypes import at_least_float32, float_dtype
 from .._params import params, static
 from ..layers import MLPParams, mlp_apply, mlp_init
-from ._accumulate import vary_together
-from ._graph import Graph
+from ._accumulate import AxisName, vary_together
+from ._graph import Graph, check_parts
 from ._message_pass import (
     MESSAGES,
     STATISTICS,
@@ -158,6 +158,7 @@ def nbfnet_states(
     edge_mask: Bool[Array, " edges"] | None = None,
     weights: Float[Array, "layers edges"] | None = None,
     activation: Callable[[Array], Array] = jax.nn.relu,
+    axis_name: AxisName = None,
 ) -> Float[Array, "layers+1 nodes queries dim"]:
     r"""Computes the states of all nodes after each layer.
 
@@ -179,6 +180,8 @@ def nbfnet_states(
         weights: Weights of the edges in each layer, in place of the graph's; the
             gradient with respect to them tells which edges a score rests on.
         activation: $\sigma$.
+        axis_name: With a graph from `Graph.split`, inside `jax.shard_map`: the mesh
+            axis over which its edges are split.
 
     Returns:
         The states, shape `(num_layers + 1, nodes, queries, dim)`, the boundary first.
@@ -187,9 +190,17 @@ def nbfnet_states(
         ValueError: If shapes do not fit, or the graph has another number of relations.
         TypeError: If `heads` or `relations` are not integers.
     """
-    start, states = _propagate(
-        "nbfnet_states", params, graph, heads, relations, edge_mask, weights, activation
-    )[1:]
+    _, start, states = _propagate(
+        "nbfnet_states",
+        params,
+        graph,
+        heads,
+        relations,
+        edge_mask,
+        weights,
+        activation,
+        axis_name,
+    )
     return jnp.concatenate([start[None], states])
 
 
@@ -204,6 +215,7 @@ def nbfnet_apply(
     weights: Float[Array, "layers edges"] | None = None,
     symmetric: bool = False,
     activation: Callable[[Array], Array] = jax.nn.relu,
+    axis_name: AxisName = None,
 ) -> Float[Array, "queries candidates"]:
     r"""Scores tails for queries (head, relation, ?).
 
@@ -228,6 +240,7 @@ def nbfnet_apply(
         symmetric: Whether features of the walks from tail to head are averaged in, for
             links without a direction; time grows by the number of candidates.
         activation: $\sigma$, of the layers and of the read-out.
+        axis_name: The mesh axis of a split graph, as in `nbfnet_states`.
 
     Returns:
         Scores, shape `(queries, candidates)`, or `(queries, nodes)` without `tails`.
@@ -259,7 +272,15 @@ def nbfnet_apply(
     def features(heads: Array, relations: Array, tails: Array | None) -> Array:
         """Shape `(queries, candidates, features)`."""
         query, _, states = _propagate(
-            where, params, graph, heads, relations, edge_mask, weights, activation
+            where,
+            params,
+            graph,
+            heads,
+            relations,
+            edge_mask,
+            weights,
+            activation,
+            axis_name,
         )
         d = query.shape[-1]
         if params.mlp.weights[0].shape[-1] == 2 * d:
@@ -294,9 +315,11 @@ def _propagate(
     edge_mask: Array | None,
     weights: Array | None,
     activation: Callable[[Array], Array],
+    axis_name: AxisName,
 ) -> tuple[Array, Array, Array]:
     """Queries, boundary, and the states of all layers."""
     mask = both_masks(where, graph, edge_mask)
+    check_parts(where, graph, axis_name)
     _check_integers(where, heads=heads, relations=relations)
     if jnp.ndim(heads) != 1:
         raise ValueError(
@@ -315,9 +338,12 @@ def _propagate(
     query = params.query[relations].astype(dtype)
     boundary = jnp.zeros((graph.num_nodes, len(heads), dim), dtype)
     boundary = boundary.at[heads, jnp.arange(len(heads))].set(query)
-    boundary, *_ = vary_together((boundary, params, graph, mask, weights))
+    # What the parts of a split graph give is summed, and no longer varies with them.
+    parts = (graph, mask, weights) if axis_name is None else ()
+    boundary, *_ = vary_together((boundary, params, *parts))
     wide = at_least_float32(dtype)
-    num_messages = degrees(graph, mask, wide) + 1
+    num_messages = degrees(graph, mask, wide, axis_name=axis_name) + 1
+    scales = pna_scales(graph, num_messages, axis_name=axis_name)
 
     def layer(h: Array, xs: tuple) -> tuple[Array, Array]:
         weight, bias, scale, offset, w_relation, b_relation, w_edges = xs
@@ -333,9 +359,10 @@ def _propagate(
             message=params.message,
             statistics=STATISTICS[params.aggregate],
             edge_mask=mask,
+            axis_name=axis_name,
         )
         received = _linear_of_aggregate(
-            weight[:, dim:].astype(wide), params.aggregate, found, graph, num_messages
+            weight[:, dim:].astype(wide), params.aggregate, found, num_messages, scales
         ).astype(dtype)
         out = h @ weight[:, :dim].T + received + bias[None, None]
         if scale is not None:
@@ -361,8 +388,8 @@ def _linear_of_aggregate(
     weight: Array,
     aggregate: str,
     found: dict[str, Array],
-    graph: Graph,
     num_messages: Array,
+    scales: Array,
 ) -> Array:
     """Applies a matrix to what `message_pass` returns, never made where it is wide.
 
@@ -380,7 +407,7 @@ def _linear_of_aggregate(
     products = stats @ weight.reshape(-1, 3 * out)
     one, scaled, inverse = jnp.split(products, 3, axis=-1)
     # Not a contraction: its transpose takes twice as long on a CPU.
-    _, s, t = jnp.split(pna_scales(graph, num_messages)[:, None], 3, axis=-1)
+    _, s, t = jnp.split(scales[:, None], 3, axis=-1)
     return one + s * scaled + t * inverse
 
 

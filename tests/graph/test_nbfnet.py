@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec as P
 
 from jaxarch.graph import (
     Graph,
@@ -224,6 +225,36 @@ def test_states_spread_by_one_edge_a_layer(key):
     np.testing.assert_allclose(alone[:6], states[1, :, 0], rtol=1e-5)
     np.testing.assert_allclose(alone[2:5], jnp.stack([alone[6]] * 3), rtol=1e-5)
     assert np.abs(alone[jnp.asarray([0, 1, 5])] - alone[6:]).max(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("aggregate", ["max", "pna"])
+def test_edges_on_several_devices(key, aggregate):
+    """Scores and gradients of a split graph are those of the whole one."""
+    with jax.enable_x64(True):
+        graph, params = small(key, aggregate=aggregate, dtype=float)
+        mask = remove_query_edges(graph, HEADS[:1], RELATIONS[:1], HEADS[1:2])
+        parts = graph.split(2)
+        mesh = jax.make_mesh((2,), ("edges",), axis_types=(AxisType.Auto,))
+
+        def loss(params, graph, mask, axis_name=None):
+            scores = nbfnet_apply(
+                params, graph, HEADS, RELATIONS, edge_mask=mask, axis_name=axis_name
+            )
+            return jnp.sum(scores**2)
+
+        split_loss = jax.shard_map(
+            functools.partial(loss, axis_name="edges"),
+            mesh=mesh,
+            in_specs=(P(), P("edges"), P("edges")),
+            out_specs=P(),
+        )
+        want = jax.jit(jax.value_and_grad(loss))(params, graph, mask)
+        found = jax.jit(jax.value_and_grad(split_loss))(params, parts, mask)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12),
+            found,
+            want,
+        )
 
 
 def test_symmetric_scores(key):
