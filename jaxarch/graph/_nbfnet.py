@@ -361,14 +361,10 @@ def _propagate(
             edge_mask=mask,
             axis_name=axis_name,
         )
-        received = _linear_of_aggregate(
-            weight[:, dim:].astype(wide), params.aggregate, found, num_messages, scales
-        ).astype(dtype)
-        out = h @ weight[:, :dim].T + received + bias[None, None]
-        if scale is not None:
-            out = _layer_norm(out, scale, offset)
-        out = activation(out)
-        out = (h + out if params.shortcut else out).astype(dtype)
+        update = functools.partial(
+            _update, params, activation, *_matrices(weight, wide), bias, scale, offset
+        )
+        out = jax.vmap(update)(h, found, num_messages, scales).astype(dtype)
         return out, out
 
     xs = (
@@ -384,38 +380,63 @@ def _propagate(
     return query, boundary, states
 
 
-def _linear_of_aggregate(
-    weight: Array,
-    aggregate: str,
+def _matrices(weight: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """The parts of a weight for the state and for what is received, to multiply from.
+
+    With PNA the rows of the second are statistics and features, its columns scales and
+    outputs.
+    """
+    dim = len(weight)
+    of_state, of_received = weight[:, :dim].T, weight[:, dim:].astype(dtype)
+    if of_received.shape[1] == dim:
+        of_received = of_received.T
+    else:
+        of_received = of_received.reshape(dim, dim, 4, 3).transpose(2, 1, 3, 0)
+        of_received = of_received.reshape(4 * dim, 3 * dim)
+    # Transposes that XLA moved into the products of the gradient made these slow.
+    return jax.lax.optimization_barrier((of_state, of_received))
+
+
+def _update(
+    params: NBFNetParams,
+    activation: Callable[[Array], Array],
+    of_state: Array,
+    of_received: Array,
+    bias: Array,
+    norm_scale: Array | None,
+    norm_bias: Array | None,
+    h: Array,
     found: dict[str, Array],
     num_messages: Array,
     scales: Array,
 ) -> Array:
-    """Applies a matrix to what `message_pass` returns, never made where it is wide.
+    """The new state of one node, shape `(queries, dim)`, from what it has received.
 
-    With PNA the three scales of a node multiply the products of the four statistics
-    with a third of the matrix each.
+    With PNA the twelve numbers of a feature are never made: the three scales of the
+    node multiply the products of its four statistics with a third of the matrix each.
     """
-    if aggregate != "pna":
-        (x,) = found.values()
-        if aggregate == "mean":
-            x = x / num_messages[:, None, None]
-        return x @ weight.T
-    out, _ = weight.shape
-    stats = jnp.concatenate(pna_statistics(found, num_messages), -1)
-    weight = weight.reshape(out, -1, 4, 3).transpose(2, 1, 3, 0)
-    products = stats @ weight.reshape(-1, 3 * out)
-    one, scaled, inverse = jnp.split(products, 3, axis=-1)
-    # Not a contraction: its transpose takes twice as long on a CPU.
-    _, s, t = jnp.split(scales[:, None], 3, axis=-1)
-    return one + s * scaled + t * inverse
+    new = h @ of_state + bias[None]
+    if params.aggregate == "pna":
+        stats = jnp.concatenate(pna_statistics(found, num_messages), -1)
+        one, scaled, inverse = jnp.split(stats @ of_received, 3, axis=-1)
+        received = one + scales[1] * scaled + scales[2] * inverse
+    else:
+        (received,) = found.values()
+        if params.aggregate == "mean":
+            received = received / num_messages
+        received = received @ of_received
+    new += received.astype(new.dtype)
+    if norm_scale is not None:
+        new = _layer_norm(new, norm_scale, norm_bias)
+    new = activation(new)
+    return h + new if params.shortcut else new
 
 
 def _layer_norm(x: Array, scale: Array, offset: Array) -> Array:
     wide = x.astype(at_least_float32(x.dtype))
     wide = wide - wide.mean(-1, keepdims=True)
     wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + _EPS)
-    return wide.astype(x.dtype) * scale[None, None] + offset[None, None]
+    return wide.astype(x.dtype) * scale[None] + offset[None]
 
 
 def _check_integers(where: str, **arrays: Array) -> None:
