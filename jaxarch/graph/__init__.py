@@ -8,6 +8,7 @@ from ._bellman_ford import (
     shortest_path as shortest_path,
     widest_path as widest_path,
 )
+from ._compile_dfs import DFSState as DFSState, compile_dfs as compile_dfs
 from ._compile_floyd_warshall import compile_floyd_warshall as compile_floyd_warshall
 from ._floyd_block import (
     FloydBlockParams as FloydBlockParams,

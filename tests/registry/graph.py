@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 
 from jaxarch import graph as gr
@@ -58,6 +59,13 @@ def _shortest_paths(w):
     x = jnp.stack([w, jnp.ones_like(w), jnp.eye(3, dtype=w.dtype)], -1)
     params = gr.compile_floyd_warshall(3, scale=2.0, dtype=w.dtype)
     return gr.floydnet_apply(params, x)
+
+
+def _search(graph):
+    step = gr.compile_dfs()
+    return jax.lax.scan(
+        lambda s, _: (step(graph, s), s.current), gr.DFSState.start(graph), length=8
+    )
 
 
 _NBFNET = "Zhu et al. 2021, [arXiv:2106.06935](https://arxiv.org/abs/2106.06935)"
@@ -119,6 +127,19 @@ ENTRIES = (
         proof="NetworkX: within the stated bound at three scales, 1e-12 for integer "
         "lengths",
         differs="the parameters are ours; squares in place of single pivots",
+        state="our choice",
+    ),
+    Entry(
+        package="graph",
+        kind="function",
+        names=("DFSState", "compile_dfs"),
+        make=lambda: (_search, (_relational(),)),
+        skip=frozenset({"grad"}),  # a search has no derivative
+        source="Cormen et al., *Introduction to Algorithms*; CLRS, [arXiv:2205.15659]"
+        "(https://arxiv.org/abs/2205.15659)",
+        proof="predecessors of the CLRS benchmark with 16 and 64 nodes; NetworkX step "
+        "by step, directed and undirected",
+        differs="the step is ours",
         state="our choice",
     ),
     Entry(
