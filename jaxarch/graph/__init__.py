@@ -1,4 +1,4 @@
-"""Graphs with relations: path problems, message passing and FloydNet."""
+"""Graphs with relations: path problems, message passing, NBFNet and FloydNet."""
 
 from ._bellman_ford import (
     bellman_ford as bellman_ford,
@@ -21,7 +21,21 @@ from ._floydnet import (
     floydnet_init as floydnet_init,
 )
 from ._graph import Graph as Graph
+from ._link_prediction import (
+    filtered_ranks as filtered_ranks,
+    known_tails as known_tails,
+    ranking_metrics as ranking_metrics,
+    remove_query_edges as remove_query_edges,
+    sample_negative_tails as sample_negative_tails,
+    self_adversarial_loss as self_adversarial_loss,
+)
 from ._message_pass import message_pass as message_pass
+from ._nbfnet import (
+    NBFNetParams as NBFNetParams,
+    nbfnet_apply as nbfnet_apply,
+    nbfnet_init as nbfnet_init,
+    nbfnet_states as nbfnet_states,
+)
 from ._pivotal_attention import pivotal_attention as pivotal_attention
 from ._semiring import (
     LOG_SUM_EXP as LOG_SUM_EXP,
@@ -32,3 +46,4 @@ from ._semiring import (
     Semiring as Semiring,
     log_sum_exp as log_sum_exp,
 )
+from ._top_paths import top_paths as top_paths

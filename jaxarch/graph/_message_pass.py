@@ -19,7 +19,7 @@ from ._accumulate import Edges, accumulate
 from ._graph import Graph
 
 MESSAGES = ("transe", "distmult", "rotate")
-_STATISTICS = {
+STATISTICS = {
     "sum": ("sum",),
     "mean": ("sum",),
     "max": ("max",),
@@ -92,7 +92,7 @@ def message_pass(
         >>> out[:, 0].tolist()
         [0.0, 2.0, 5.0]
     """
-    check_option("message_pass", "aggregate", aggregate, tuple(_STATISTICS))
+    check_option("message_pass", "aggregate", aggregate, tuple(STATISTICS))
     edge_mask = both_masks("message_pass", graph, edge_mask)
     found = statistics(
         graph,
@@ -100,7 +100,7 @@ def message_pass(
         relation_features,
         boundary,
         message=message,
-        statistics=_STATISTICS[aggregate],
+        statistics=STATISTICS[aggregate],
         edge_mask=edge_mask,
     )
     dtype = float_dtype(x, relation_features, boundary)
@@ -109,7 +109,7 @@ def message_pass(
     num_messages = degrees(graph, edge_mask, found["sum"].dtype) + 1
     if aggregate == "mean":
         return (found["sum"] / _per_node(num_messages, x.ndim)).astype(dtype)
-    stats = pna_statistics(found, num_messages)
+    stats = jnp.stack(pna_statistics(found, num_messages), -1)
     scales = pna_scales(graph, num_messages)
     scales = scales.reshape(len(scales), *(1,) * (x.ndim - 1), 3)
     out = stats.reshape(*x.shape[:-1], -1, 1) * scales
@@ -214,13 +214,13 @@ def degrees(graph: Graph, edge_mask: Array | None, dtype: jnp.dtype) -> Array:
     )
 
 
-def pna_statistics(found: dict[str, Array], num_messages: Array) -> Array:
-    """Mean, maximum, minimum and standard deviation along a new last axis."""
+def pna_statistics(found: dict[str, Array], num_messages: Array) -> tuple[Array, ...]:
+    """Mean, maximum, minimum and standard deviation, each of the shape of a sum."""
     n = _per_node(num_messages, found["sum"].ndim)
     mean = found["sum"] / n
     variance = found["square"] / n - mean**2
     std = jnp.sqrt(jnp.maximum(variance, 1e-6))
-    return jnp.stack([mean, found["max"], found["min"], std], -1)
+    return mean, found["max"], found["min"], std
 
 
 def pna_scales(graph: Graph, num_messages: Array) -> Array:

@@ -35,6 +35,14 @@ def _messages():
     return _pass_messages, (_relational(), x, x[:2] + 1, jnp.cos(x))
 
 
+def _score_links(params, graph):
+    return gr.nbfnet_apply(params, graph, jnp.asarray([0, 2]), jnp.asarray([1, 0]))
+
+
+def _lose(scores):
+    return gr.self_adversarial_loss(scores[0], scores, temperature=0.5)
+
+
 def _paths(graph, boundary):
     return tuple(
         gr.bellman_ford(graph, boundary, semiring, num_steps=3)
@@ -165,6 +173,65 @@ ENTRIES = (
         differs="tied extrema share a gradient evenly; masked edges count nowhere; the "
         "second moment of transe is that of x + r also where the authors' fused kernel "
         "takes x^2 + r^2",
+    ),
+    Entry(
+        package="graph",
+        kind="primitive",
+        names=("NBFNetParams", "nbfnet_init", "nbfnet_apply"),
+        init=functools.partial(gr.nbfnet_init, num_layers=2),
+        sizes=(2, 4),
+        make=lambda: (_score_links, (_relational(),)),
+        skip=frozenset({"grad"}),  # as `message_pass`
+        source=f"{_NBFNET}, sections 3.2 and 3.3",
+        proof="five models of the authors' PyTorch code: scores and loss 1e-10, all "
+        "gradients 1e-9, ranks; permutations; padding and masks change nothing",
+        differs="equal layers only; removed edges are masked; the read-out starts from "
+        "He's weights",
+    ),
+    Entry(
+        package="graph",
+        kind="function",
+        names=("nbfnet_states",),
+        source=f"{_NBFNET}, section 3.2",
+        proof="as `nbfnet_apply`, which reads them; a state depends on the head only "
+        "where a walk reaches",
+    ),
+    Entry(
+        package="graph",
+        kind="function",
+        names=("top_paths",),
+        source=f"{_NBFNET}, section 4.4",
+        proof="all walks, weighed by differences of the score; the paths of five "
+        "models of the authors' code, equal sets, weights 1e-10",
+        differs="each layer has its own derivatives; theirs sum those of later layers, "
+        "which the test undoes",
+    ),
+    Entry(
+        package="graph",
+        kind="training rule",
+        names=("self_adversarial_loss",),
+        make=lambda: (_lose, (_X,)),
+        # The weights of the negatives are constants to the gradient.
+        skip=frozenset({"grad"}),
+        source="Sun et al. 2019, [arXiv:1902.10197](https://arxiv.org/abs/1902.10197)",
+        proof="the loss in NumPy, 1e-13, and its derivative; five models of the "
+        "authors' code, 1e-10",
+    ),
+    Entry(
+        package="graph",
+        kind="function",
+        names=(
+            "filtered_ranks",
+            "known_tails",
+            "ranking_metrics",
+            "remove_query_edges",
+            "sample_negative_tails",
+        ),
+        source=f"{_NBFNET}, section 3.3; Teru et al. 2020, "
+        "[arXiv:1911.06962](https://arxiv.org/abs/1911.06962)",
+        proof="loops over sets; ranks, masks and removed edges of five models of the "
+        "authors' code; hits among 50 by simulation",
+        differs="removed edges are a mask",
     ),
     Entry(
         package="graph",
