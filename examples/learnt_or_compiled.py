@@ -254,15 +254,13 @@ def train(task, params, traces, right, steps, batch=16):
 
 
 # %%
-def measure(params, traces, num_steps):
-    """Errors by step."""
-    error = jax.jit(
-        functools.partial(
-            gr.faithfulness, states=functools.partial(states, num_steps=num_steps)
-        )
-    )(params, traces)
+def measure(networks, traces, num_steps):
+    """Errors by step of each network."""
+    own = functools.partial(states, num_steps=num_steps)
+    error = jax.jit(functools.partial(gr.faithfulness, states=own))
     spread = np.asarray(traces.states.var((0, 2, 3)).sum(-1))
-    return np.where(spread > 0.05 * spread.max(), error, np.nan)
+    told_apart = spread > 0.05 * spread.max()
+    return [np.where(told_apart, error(p, traces), np.nan) for p in networks]
 
 
 results = {}
@@ -277,7 +275,7 @@ for task in TASKS:
         share = jax.jit(over_graphs(accuracy, num_steps))(
             params, traces.graph, traces.heads, right
         )
-        learnt, random = (measure(p, traces, num_steps) for p in (params, fresh))
+        learnt, random = measure((params, fresh), traces, num_steps)
         results[task, num_nodes] = float(share.mean()), learnt, random
         print(
             f"{task}, {num_nodes} nodes: {share.mean():.3f} of the predecessors are "

@@ -146,8 +146,7 @@ def faithfulness(
         h, test_h = halves(h.astype(dtype))
         s, test_s = halves(s.astype(dtype))
         mean_h, mean_s = _mean(h, weight), _mean(s, weight)
-        # Directions in which the states do not differ carry nothing: least norm.
-        a = jnp.linalg.lstsq(weight * (h - mean_h), weight * (s - mean_s))[0]
+        a = _least_squares(weight * (h - mean_h), weight * (s - mean_s))
         missed = test_s - mean_s - (test_h - mean_h) @ a
         spread = test_s - _mean(test_s, test_weight)
         total = jnp.sum(test_weight * spread**2)
@@ -162,3 +161,24 @@ def faithfulness(
 
 def _mean(a: Array, weight: Array) -> Array:
     return jnp.sum(weight * a, 0, keepdims=True) / jnp.sum(weight)
+
+
+def _least_squares(x: Array, y: Array) -> Array:
+    """The `a` that minimises |x a - y|^2; of least norm where several do.
+
+    By the normal equations of columns of unit norm, refined once, which takes a
+    thousandth of the time of a singular value decomposition of a tall matrix. A
+    direction in which the rows vary by rounding alone gets 0.
+    """
+    norm = jnp.linalg.norm(x, axis=0)
+    x = x / jnp.where(norm > 0, norm, 1)[None]
+    values, vectors = jnp.linalg.eigh(x.T @ x)
+    seen = values > values[-1] * len(values) * jnp.finfo(x.dtype).eps
+    inverse = jnp.where(seen, 1 / jnp.where(seen, values, 1), 0)
+
+    def solve(y: Array) -> Array:
+        return vectors @ (inverse[:, None] * (vectors.T @ (x.T @ y)))
+
+    a = solve(y)
+    a = a + solve(y - x @ a)
+    return a / jnp.where(norm > 0, norm, 1)[:, None]
