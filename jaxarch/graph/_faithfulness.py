@@ -79,7 +79,9 @@ def faithfulness(
     over all nodes and queries: 0 if the network has computed, after each of its layers,
     what the algorithm has after as many steps, in any coordinates; about 1 if it has
     nothing of it. It does not test what the network goes on to use, and some variables
-    are easy to read from any message pass: measure the network before training too.
+    are easy to read from any message pass: measure the network before training too. In
+    float32 the reading leaves out directions in which the states, with channels of unit
+    variance, vary by less than some 1e-3.
 
     The paper measures predictions of the traces, which a network is trained to make,
     and the similarity of attention coefficients, which these layers do not have.
