@@ -79,9 +79,8 @@ def faithfulness(
     over all nodes and queries: 0 if the network has computed, after each of its layers,
     what the algorithm has after as many steps, in any coordinates; about 1 if it has
     nothing of it. It does not test what the network goes on to use, and some variables
-    are easy to read from any message pass: measure the network before training too. In
-    float32 the reading leaves out directions in which the states, with channels of unit
-    variance, vary by less than some 1e-3.
+    are easy to read from any message pass: measure the network before training too.
+    Directions in which the states vary by rounding alone are not read.
 
     The paper measures predictions of the traces, which a network is trained to make,
     and the similarity of attention coefficients, which these layers do not have.
@@ -168,19 +167,18 @@ def _mean(a: Array, weight: Array) -> Array:
 def _least_squares(x: Array, y: Array) -> Array:
     """The `a` that minimises |x a - y|^2; of least norm where several do.
 
-    By the normal equations of columns of unit norm, refined once, which takes a
-    thousandth of the time of a singular value decomposition of a tall matrix. A
-    direction in which the rows vary by rounding alone gets 0.
+    By eigenvectors of the small matrix of products, which takes a thousandth of the
+    time of a singular value decomposition of a tall one. Two rounds: the first squares
+    the condition of x, the second finds the columns made of equal size. A direction in
+    which the rows vary by rounding alone gets 0, as `jnp.linalg.lstsq` has it.
     """
-    norm = jnp.linalg.norm(x, axis=0)
-    x = x / jnp.where(norm > 0, norm, 1)[None]
-    values, vectors = jnp.linalg.eigh(x.T @ x)
-    seen = values > values[-1] * len(values) * jnp.finfo(x.dtype).eps
-    inverse = jnp.where(seen, 1 / jnp.where(seen, values, 1), 0)
-
-    def solve(y: Array) -> Array:
-        return vectors @ (inverse[:, None] * (vectors.T @ (x.T @ y)))
-
-    a = solve(y)
-    a = a + solve(y - x @ a)
-    return a / jnp.where(norm > 0, norm, 1)[:, None]
+    basis = jnp.eye(x.shape[1], dtype=x.dtype)
+    cutoff = max(x.shape) * jnp.finfo(x.dtype).eps
+    for _ in range(2):
+        _, vectors = jnp.linalg.eigh(x.T @ x)
+        x, basis = x @ vectors, basis @ vectors
+        norm = jnp.linalg.norm(x, axis=0)
+        seen = norm > cutoff * norm.max()
+        scale = jnp.where(seen, 1 / jnp.where(seen, norm, 1), 0)[None]
+        x, basis = x * scale, basis * scale
+    return basis @ (x.T @ y)
