@@ -12,9 +12,8 @@ and both give one number for every two nodes: a FloydNet by attention over all p
 n^2 pairs, an NBFNet by messages along the edges, one query for each source. They train
 on 16 nodes and are tested on 16 and 64, with four edges a node in both.
 
-The default takes about two minutes on two quiet cores, which is too few steps for more
-than a first look; `--full` makes ten times as many, with one more network, and
-`examples/results/floydnet_or_messages_full.json` keeps what came out.
+The default is 400 steps a network, a first look; `--full` makes ten times as many and
+has one more network.
 """
 
 import argparse
