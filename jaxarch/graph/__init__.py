@@ -8,7 +8,16 @@ from ._bellman_ford import (
     shortest_path as shortest_path,
     widest_path as widest_path,
 )
+from ._compile_bellman_ford import (
+    compile_bellman_ford as compile_bellman_ford,
+    compile_bfs as compile_bfs,
+)
+from ._compile_dfs import DFSState as DFSState, compile_dfs as compile_dfs
 from ._compile_floyd_warshall import compile_floyd_warshall as compile_floyd_warshall
+from ._faithfulness import (
+    AlgorithmTraces as AlgorithmTraces,
+    faithfulness as faithfulness,
+)
 from ._floyd_block import (
     FloydBlockParams as FloydBlockParams,
     floyd_block_apply as floyd_block_apply,
