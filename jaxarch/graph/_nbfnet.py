@@ -393,8 +393,7 @@ def _matrices(weight: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
     else:
         of_received = of_received.reshape(dim, dim, 4, 3).transpose(2, 1, 3, 0)
         of_received = of_received.reshape(4 * dim, 3 * dim)
-    # Transposes that XLA moved into the products of the gradient made these slow.
-    return jax.lax.optimization_barrier((of_state, of_received))
+    return of_state, of_received
 
 
 def _update(
@@ -426,7 +425,7 @@ def _update(
             received = received / num_messages
         received = received @ of_received
     new += received.astype(new.dtype)
-    if norm_scale is not None:
+    if norm_scale is not None and norm_bias is not None:
         new = _layer_norm(new, norm_scale, norm_bias)
     new = activation(new)
     return h + new if params.shortcut else new

@@ -73,6 +73,7 @@ def test_an_algorithm_is_faithful_to_itself_in_any_coordinates(compiled, name):
     assert (np.asarray(found) < 1e-9).all()
 
 
+@pytest.mark.slow
 def test_a_random_network_is_not(compiled, key):
     graphs, heads, algorithms = compiled
     params = nbfnet_init(key, 4, 8, num_layers=LAYERS, aggregate="max", dependent=False)

@@ -2,8 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
+@pytest.mark.slow
 def test_recipes():
     # --8<-- [start:paths]
     from jaxarch.graph import LOG_SUM_EXP, Graph, bellman_ford, shortest_path

@@ -170,6 +170,7 @@ def small(key, **options):
 HEADS, RELATIONS = jnp.asarray([0, 3, 2]), jnp.asarray([1, 0, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["sum", "pna"])
 def test_permutation_of_the_nodes(key, aggregate):
     graph, params = small(key, aggregate=aggregate)
@@ -186,6 +187,7 @@ def test_permutation_of_the_nodes(key, aggregate):
     np.testing.assert_allclose(found[:, order], scores, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["mean", "pna"])
 def test_padding_and_masks_change_nothing(key, aggregate):
     """Edges that are masked, padded or not there at all are one and the same."""
@@ -211,6 +213,7 @@ def test_padding_and_masks_change_nothing(key, aggregate):
     )
 
 
+@pytest.mark.slow
 def test_states_spread_by_one_edge_a_layer(key):
     """A node's state is that of a node without a head until a walk can reach it."""
     graph, params = small(key, aggregate="sum", num_layers=3)
@@ -227,6 +230,7 @@ def test_states_spread_by_one_edge_a_layer(key):
     assert np.abs(alone[jnp.asarray([0, 1, 5])] - alone[6:]).max(1).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["max", "pna"])
 def test_edges_on_several_devices(key, aggregate):
     """Scores and gradients of a split graph are those of the whole one."""
@@ -257,6 +261,7 @@ def test_edges_on_several_devices(key, aggregate):
         )
 
 
+@pytest.mark.slow
 def test_symmetric_scores(key):
     """Scores of (u, v) and of (v, u) agree, each the mean of both directions' walks."""
     graph, params = small(key)
@@ -281,6 +286,7 @@ def test_symmetric_scores(key):
         np.testing.assert_allclose(there[i], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_step_lowers_the_loss(key):
     graph, params = small(key)
     links = HEADS, RELATIONS, jnp.asarray([5, 2, 1])

@@ -38,6 +38,7 @@ def test_golden_paths(name):
         assert weight == pytest.approx(wanted[path], abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["sum", "pna"])
 def test_all_walks(key, aggregate):
     """Differences of the score weigh the edges, and every walk is enumerated."""
@@ -74,6 +75,7 @@ def test_all_walks(key, aggregate):
         assert weight == pytest.approx(wanted[path], rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_masked_edges_are_on_no_path(key):
     graph, params = small(key, num_layers=4)
     first = top_paths(params, graph, 0, 1, 4)[0][1][0]
