@@ -344,6 +344,9 @@ def _propagate(
     wide = at_least_float32(dtype)
     num_messages = degrees(graph, mask, wide, axis_name=axis_name) + 1
     scales = pna_scales(graph, num_messages, axis_name=axis_name)
+    num_messages, scales = (
+        jnp.repeat(a, len(heads), axis=0) for a in (num_messages[:, None], scales)
+    )
 
     def layer(h: Array, xs: tuple) -> tuple[Array, Array]:
         weight, bias, scale, offset, w_relation, b_relation, w_edges = xs
@@ -364,7 +367,9 @@ def _propagate(
         update = functools.partial(
             _update, params, activation, *_matrices(weight, wide), bias, scale, offset
         )
-        out = jax.vmap(update)(h, found, num_messages, scales).astype(dtype)
+        # One row a node and query: products of three axes copy for their gradient.
+        rows = jax.tree.map(lambda a: a.reshape(-1, dim), (h, found))
+        out = update(*rows, num_messages, scales).astype(dtype).reshape(h.shape)
         return out, out
 
     xs = (
@@ -409,7 +414,7 @@ def _update(
     num_messages: Array,
     scales: Array,
 ) -> Array:
-    """The new state of one node, shape `(queries, dim)`, from what it has received.
+    """New states from states `h` and what was received, one row a node and query.
 
     With PNA the twelve numbers of a feature are never made: the three scales of the
     node multiply the products of its four statistics with a third of the matrix each.
@@ -418,7 +423,7 @@ def _update(
     if params.aggregate == "pna":
         stats = jnp.concatenate(pna_statistics(found, num_messages), -1)
         one, scaled, inverse = jnp.split(stats @ of_received, 3, axis=-1)
-        received = one + scales[1] * scaled + scales[2] * inverse
+        received = one + scales[:, 1:2] * scaled + scales[:, 2:] * inverse
     else:
         (received,) = found.values()
         if params.aggregate == "mean":
