@@ -200,6 +200,7 @@ def nbfnet_states(
         weights,
         activation,
         axis_name,
+        all_layers=True,
     )
     return jnp.concatenate([start[None], states])
 
@@ -281,16 +282,14 @@ def nbfnet_apply(
             weights,
             activation,
             axis_name,
+            all_layers=params.mlp.weights[0].shape[-1] != 2 * params.query.shape[-1],
         )
-        d = query.shape[-1]
-        if params.mlp.weights[0].shape[-1] == 2 * d:
-            states = states[-1:]
         states = jnp.moveaxis(states, 2, 0)  # (queries, layers, nodes, d)
         if tails is not None:
             states = jax.vmap(lambda h, t: h[:, t])(states, tails)
         states = jnp.moveaxis(states, 1, 2)
         states = states.reshape(*states.shape[:2], -1)
-        last = jnp.broadcast_to(query[:, None], (*states.shape[:2], d))
+        last = jnp.broadcast_to(query[:, None], (*states.shape[:2], query.shape[-1]))
         return jnp.concatenate([states, last], -1)
 
     found = features(heads, relations, tails)
@@ -316,8 +315,10 @@ def _propagate(
     weights: Array | None,
     activation: Callable[[Array], Array],
     axis_name: AxisName,
+    *,
+    all_layers: bool,
 ) -> tuple[Array, Array, Array]:
-    """Queries, boundary, and the states of all layers."""
+    """Queries, boundary, and the states of all layers or of the last alone."""
     mask = both_masks(where, graph, edge_mask)
     check_parts(where, graph, axis_name)
     _check_integers(where, heads=heads, relations=relations)
@@ -348,7 +349,7 @@ def _propagate(
         jnp.repeat(a, len(heads), axis=0) for a in (num_messages[:, None], scales)
     )
 
-    def layer(h: Array, xs: tuple) -> tuple[Array, Array]:
+    def layer(h: Array, xs: tuple) -> tuple[Array, Array | None]:
         weight, bias, scale, offset, w_relation, b_relation, w_edges = xs
         features = b_relation
         if w_relation is not None:
@@ -370,7 +371,7 @@ def _propagate(
         # One row a node and query: products of three axes copy for their gradient.
         rows = jax.tree.map(lambda a: a.reshape(-1, dim), (h, found))
         out = update(*rows, num_messages, scales).astype(dtype).reshape(h.shape)
-        return out, out
+        return out, out if all_layers else None
 
     xs = (
         params.weight,
@@ -381,8 +382,8 @@ def _propagate(
         params.relation_bias,
         weights,
     )
-    _, states = jax.lax.scan(layer, boundary, xs)
-    return query, boundary, states
+    last, states = jax.lax.scan(layer, boundary, xs)
+    return query, boundary, last[None] if states is None else states
 
 
 def _matrices(weight: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
