@@ -111,7 +111,7 @@ print(f"{new_count} people and {len(new_asked)} questions to test on.")
 #
 # Messages are reduced by their maximum: a number of one walk then goes through, and its
 # derivative goes back along that walk alone. A sum learns the task as well (hits@1 is 1
-# too), but spreads its reasons over many walks: there the heaviest was the rule for 27
+# too), but spreads its reasons over many walks: there the heaviest was the rule for 26
 # of 36 answers.
 
 # %%

@@ -48,6 +48,14 @@ def _check_ints(where: str, least: int, values: dict[str, int]) -> None:
             )
 
 
+def check_integers(where: str, **arrays: ArrayLike) -> None:
+    """Raises `TypeError` unless every array has an integer dtype."""
+    for name, a in arrays.items():
+        dtype = jnp.result_type(a)
+        if not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"{where}: `{name}` must be integers, got {dtype}.")
+
+
 def check_interval(where: str, name: str, interval: tuple[float, float]) -> None:
     """Raises `ValueError` unless `interval` is two finite numbers in their order."""
     wanted = f"{where}: `{name}` must be two finite numbers (low, high), low < high"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from .._checks import check_positive
+from .._checks import check_integers, check_positive
 from .._dtypes import at_least_float32, float_dtype
 from ._accumulate import AxisName, vary_together
 from ._graph import Graph, check_parts
@@ -319,8 +319,7 @@ def _at_sources(
     if not isinstance(graph, Graph):
         raise TypeError(f"{where}: `graph` must be a Graph, got {type(graph)}.")
     sources = jnp.asarray(sources)
-    if not jnp.issubdtype(sources.dtype, jnp.integer):
-        raise TypeError(f"{where}: `sources` must be integers, got {sources.dtype}.")
+    check_integers(where, sources=sources)
     dtype = float_dtype(1.0 if graph.weights is None else graph.weights)
     nodes = jnp.arange(graph.num_nodes, dtype=sources.dtype)
     here = jnp.expand_dims(nodes, tuple(range(1, sources.ndim + 1))) == sources[None]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._checks import check_positive, check_rank, check_shape
+from .._checks import check_integers, check_positive, check_rank, check_shape
 from ._graph import Graph
 
 
@@ -48,6 +48,7 @@ def remove_query_edges(
     Raises:
         ValueError: If shapes do not fit, or the graph has an odd number of relations
             and `one_hop` is False.
+        TypeError: If an array is not of integers.
 
     Examples:
         >>> graph = Graph.from_triples([[0, 0, 1], [1, 0, 2]], num_nodes=3,
@@ -57,6 +58,7 @@ def remove_query_edges(
         2
     """
     where = "remove_query_edges"
+    check_integers(where, heads=heads, relations=relations, tails=tails)
     check_rank(where, "heads", heads, 1, "(queries,)")
     check_shape(where, "relations", relations, heads.shape)
     if jnp.ndim(tails) not in (1, 2) or tails.shape[0] != len(heads):
@@ -100,8 +102,10 @@ def known_tails(
 
     Raises:
         ValueError: If shapes do not fit.
+        TypeError: If an array is not of integers.
     """
     where = "known_tails"
+    check_integers(where, heads=heads, relations=relations)
     check_rank(where, "heads", heads, 1, "(queries,)")
     check_shape(where, "relations", relations, heads.shape)
     heads, relations = (
@@ -204,8 +208,10 @@ def filtered_ranks(
 
     Raises:
         ValueError: If shapes do not fit.
+        TypeError: If `tails` are not integers.
     """
     where = "filtered_ranks"
+    check_integers(where, tails=tails)
     check_rank(where, "scores", scores, 2, "(queries, nodes)")
     check_shape(where, "tails", tails, scores.shape[:1])
     check_shape(where, "known", known, scores.shape)

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._checks import check_float_dtype, check_option, check_positive, check_shape
+from .._checks import (
+    check_float_dtype,
+    check_integers,
+    check_option,
+    check_positive,
+    check_shape,
+)
 from .._dtypes import at_least_float32, float_dtype
 from .._params import params, static
 from ..layers import MLPParams, mlp_apply, mlp_init
@@ -263,7 +269,7 @@ def nbfnet_apply(
     if tails is None and symmetric:
         raise ValueError(f"{where}: `symmetric` needs `tails`, got None.")
     if tails is not None:
-        _check_integers(where, tails=tails)
+        check_integers(where, tails=tails)
         if jnp.ndim(tails) != 2 or tails.shape[0] != jnp.shape(heads)[0]:
             raise ValueError(
                 f"{where}: `tails` must have shape ({jnp.shape(heads)[0]}, "
@@ -321,7 +327,7 @@ def _propagate(
     """Queries, boundary, and the states of all layers or of the last alone."""
     mask = both_masks(where, graph, edge_mask)
     check_parts(where, graph, axis_name)
-    _check_integers(where, heads=heads, relations=relations)
+    check_integers(where, heads=heads, relations=relations)
     if jnp.ndim(heads) != 1:
         raise ValueError(
             f"{where}: `heads` must have shape (queries,), got {jnp.shape(heads)}."
@@ -442,11 +448,3 @@ def _layer_norm(x: Array, scale: Array, offset: Array) -> Array:
     wide = wide - wide.mean(-1, keepdims=True)
     wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + _EPS)
     return wide.astype(x.dtype) * scale[None] + offset[None]
-
-
-def _check_integers(where: str, **arrays: Array) -> None:
-    for name, a in arrays.items():
-        if not jnp.issubdtype(jnp.result_type(a), jnp.integer):
-            raise TypeError(
-                f"{where}: `{name}` must be integers, got {jnp.result_type(a)}."
-            )

@@ -167,6 +167,21 @@ MASK = jnp.zeros((3, NODES), bool)
             f"known_tails: `relations` must have shape ({len(HEADS)},), got (2,).",
         ),
         (
+            lambda: remove_query_edges(GRAPH, HEADS, QUERIES, jnp.ones(len(HEADS))),
+            TypeError,
+            "remove_query_edges: `tails` must be integers, got float32.",
+        ),
+        (
+            lambda: known_tails(GRAPH, jnp.ones(3), QUERIES[:3]),
+            TypeError,
+            "known_tails: `heads` must be integers, got float32.",
+        ),
+        (
+            lambda: filtered_ranks(jnp.ones((3, 9)), jnp.zeros(3), MASK),
+            TypeError,
+            "filtered_ranks: `tails` must be integers, got float32.",
+        ),
+        (
             lambda: sample_negative_tails(jax.random.key(0), MASK[0], 3),
             ValueError,
             "sample_negative_tails: `known` must have shape (queries, nodes), got "
