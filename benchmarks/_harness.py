@@ -140,9 +140,13 @@ class Sides:
             worker.close()
         self._directory.cleanup()
 
+    def path(self, name):
+        """A file that all sides can read, gone when they are closed."""
+        return f"{self._directory.name}/{name}"
+
     def save(self, name, arrays):
         """Writes arrays where the sides read them; returns the paths."""
-        paths = [f"{self._directory.name}/{name}{i}.npy" for i in range(len(arrays))]
+        paths = [self.path(f"{name}{i}.npy") for i in range(len(arrays))]
         for path, array in zip(paths, arrays, strict=True):
             np.save(path, array)
         return paths
@@ -175,7 +179,7 @@ class Sides:
 
     def values(self, side, name, inputs):
         """The fields that a program gives on other inputs of the same shape."""
-        output = f"{self._directory.name}/{side}.npz"
+        output = self.path(f"{side}.npz")
         self.workers[side].ask("values", name=name, inputs=inputs, output=output)
         with np.load(output) as file:
             return dict(file)

@@ -1,5 +1,10 @@
 """Composable architecture primitives as pure JAX functions."""
 
-from . import graph as graph, kernels as kernels, layers as layers
+from . import (
+    graph as graph,
+    kernels as kernels,
+    layers as layers,
+    operators as operators,
+)
 
 __version__ = "0.1.0"

@@ -6,7 +6,7 @@ an entry to the file of its package; to cover another package, add a file and it
 to `SUBPACKAGES`.
 """
 
-from . import graph, kernels, layers
+from . import graph, kernels, layers, operators
 from .entry import (
     CHECKS as CHECKS,
     KINDS as KINDS,
@@ -15,5 +15,10 @@ from .entry import (
     Entry as Entry,
 )
 
-ENTRIES = (*graph.ENTRIES, *kernels.ENTRIES, *layers.ENTRIES)
+ENTRIES = (
+    *graph.ENTRIES,
+    *kernels.ENTRIES,
+    *layers.ENTRIES,
+    *operators.ENTRIES,
+)
 PRIMITIVES = tuple(entry for entry in ENTRIES if entry.kind == "primitive")

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-SUBPACKAGES = ("graph", "kernels", "layers")
+SUBPACKAGES = ("graph", "kernels", "layers", "operators")
 KINDS = (
     "primitive",
     "record",
