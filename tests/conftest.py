@@ -1,8 +1,18 @@
 """Settings for all tests: strict promotion of dtypes and ranks, four CPU devices."""
 
+import os
+
 import hypothesis
 import jax
 import pytest
+
+# Compiling is most of the time of these tests: here LLVM optimises little, and the HLO
+# stays what users run. The gate compares with references in full optimisation, too.
+if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") is None:
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__[:2] == (0, 10):  # later versions do not know the flag
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -81,16 +81,21 @@ def test_jit(entry):
     assert_close(jax.jit(function)(*args), function(*args), 1e-6)
 
 
+@functools.cache
+def batched(entry):
+    """Gives the function, arguments with a batch, their axes and vmap's outputs."""
+    function, args, in_axes = entry.call()
+    args = batched_args(args, in_axes)
+    return function, args, in_axes, jax.jit(jax.vmap(function, in_axes))(*args)
+
+
 def example(i, batch, axis=0):
     return batch if axis is None else jax.tree.map(lambda a: a[i], batch)
 
 
 @for_entries("vmap")
 def test_vmap(entry):
-    function, args, in_axes = entry.call()
-    args = batched_args(args, in_axes)
-
-    got = jax.jit(jax.vmap(function, in_axes))(*args)
+    function, args, in_axes, got = batched(entry)
     one = jax.jit(function)
     for i in range(2):
         want = one(*map(functools.partial(example, i), args, in_axes))
@@ -144,17 +149,13 @@ def test_init_makes_the_dtype_asked_for(entry, dtype):
 
 @for_entries("shard_map")
 def test_shard_map(entry):
-    function, args, in_axes = entry.call()
-    args = batched_args(args, in_axes)
-    want = jax.jit(jax.vmap(function, in_axes))(*args)
+    function, args, in_axes, want = batched(entry)
     assert_close(run_shard_map(function, args, in_axes), want, 1e-6)
 
 
 @for_entries("pmap")
 def test_pmap(entry):
-    function, args, in_axes = entry.call()
-    args = batched_args(args, in_axes)
-    want = jax.jit(jax.vmap(function, in_axes))(*args)
+    function, args, in_axes, want = batched(entry)
     assert_close(run_pmap(function, args, in_axes), want, 1e-6)
 
 

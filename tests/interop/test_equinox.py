@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxarch.layers import MLPParams, mlp_apply, mlp_init
 
 from ..registry import PRIMITIVES
-from .conformance import check
+from .conformance import check, check_training
 
 
 # --8<-- [start:recipe]
@@ -35,23 +36,21 @@ class AnyModel(eqx.Module):
         return self.foo_apply(self.foo, *inputs)
 
 
-def check_model(model, inputs, want, path):
+def pure(model):
+    """Gives the model as a function of its arrays, and the arrays."""
     arrays, static = eqx.partition(model, eqx.is_inexact_array)
-
-    def call(arrays, *inputs):
-        return eqx.combine(arrays, static)(*inputs)
-
-    check(call, arrays, inputs, want, path)
+    return lambda arrays, *inputs: eqx.combine(arrays, static)(*inputs), arrays
 
 
 def test_recipe(key, tmp_path):
     x = jnp.asarray([0.5, -1.0, 2.0])
     model = Model(key)
-    check_model(model, (x,), mlp_apply(model.mlp, x), tmp_path)
+    check(*pure(model), (x,), mlp_apply(model.mlp, x), tmp_path)
 
 
 @pytest.mark.parametrize("entry", PRIMITIVES, ids=str)
 def test_primitive(entry, tmp_path):
     apply, (params, *inputs), _ = entry.call()
     model = AnyModel(foo=params, foo_apply=apply)
-    check_model(model, inputs, apply(params, *inputs), tmp_path)
+    want = jax.jit(apply)(params, *inputs)
+    check_training(*pure(model), inputs, want, tmp_path)

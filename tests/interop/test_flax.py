@@ -12,7 +12,7 @@ from flax import linen as nn, nnx
 from jaxarch.layers import mlp_apply, mlp_init
 
 from ..registry import PRIMITIVES
-from .conformance import check
+from .conformance import check, check_training
 
 
 # --8<-- [start:linen]
@@ -72,28 +72,27 @@ def test_linen_recipe(key, tmp_path):
 def test_linen_primitive(key, entry, tmp_path):
     apply, (_, *inputs), _ = entry.call()
     model = AnyLinenModel(entry.init, apply, entry.sizes)
-    variables = model.init(key, *inputs)
-    want = apply(variables["params"]["foo"], *inputs)
-    check(model.apply, variables, inputs, want, tmp_path)
+    variables = jax.jit(model.init)(key, *inputs)
+    want = jax.jit(apply)(variables["params"]["foo"], *inputs)
+    check_training(model.apply, variables, inputs, want, tmp_path)
 
 
-def check_nnx(model, inputs, want, path):
+def pure(model):
+    """Gives the model as a function of its state, and the state."""
     graph, state = nnx.split(model)
-
-    def call(state, *inputs):
-        return nnx.merge(graph, state)(*inputs)
-
-    check(call, state, inputs, want, path)
+    return lambda state, *inputs: nnx.merge(graph, state)(*inputs), state
 
 
 def test_nnx_recipe(key, tmp_path):
-    check_nnx(NNXModel(key), (X,), mlp_apply(mlp_init(key, (3, 16, 2)), X), tmp_path)
+    want = mlp_apply(mlp_init(key, (3, 16, 2)), X)
+    check(*pure(NNXModel(key)), (X,), want, tmp_path)
 
 
 @pytest.mark.parametrize("entry", PRIMITIVES, ids=str)
 def test_nnx_primitive(entry, tmp_path):
     apply, (params, *inputs), _ = entry.call()
-    check_nnx(AnyNNXModel(params, apply), inputs, apply(params, *inputs), tmp_path)
+    want = jax.jit(apply)(params, *inputs)
+    check_training(*pure(AnyNNXModel(params, apply)), inputs, want, tmp_path)
 
 
 def test_nnx_optimizer_trains_every_array(key):
