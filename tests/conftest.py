@@ -8,8 +8,9 @@ import pytest
 
 # Compiling is most of the time of these tests: here LLVM optimises little, and the HLO
 # stays what users run. The gate compares with references in full optimisation, too.
-if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") is None:
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for processes that tests start
     if jax.__version_info__[:2] == (0, 10):  # later versions do not know the flag
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
