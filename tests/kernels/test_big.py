@@ -47,7 +47,7 @@ def close(got, want, tolerance=1e-6):
 
 
 def assert_mirrored(k, tile):
-    """Off the diagonal, tiles are equal to the bit; on it, as their kernel made them."""
+    """Off the diagonal, tiles are equal to the bit; on it, as their kernel has them."""
     k = np.asarray(k)
     for i in range(0, len(k), tile):
         rest = i + tile
