@@ -177,7 +177,9 @@ def mgno_apply(
 
     u, _ = layer(u, params.first)
     if params.others is not None:
-        u, _ = jax.lax.scan(layer, u, params.others)
+        # Unrolled by four: a stack of weights that is sliced inside the loop of GELU
+        # keeps XLA from vectors there.
+        u, _ = jax.lax.scan(layer, u, params.others, unroll=4)
     return u @ params.projection
 
 
