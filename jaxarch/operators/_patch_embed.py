@@ -75,8 +75,6 @@ def patch_embed_init(
     weight, bias, size = _init(
         "patch_embed_init", key, sizes, patch_size, num_dims, num_basis, dtype
     )
-    fan_in = math.prod(weight.shape[:-1])
-    weight = (weight / math.sqrt(fan_in)).astype(dtype)
     return PatchEmbedParams(weight=weight, bias=bias, patch_size=size)
 
 
@@ -167,8 +165,6 @@ def patch_expand_init(
     weight, bias, size = _init(
         "patch_expand_init", key, sizes, patch_size, num_dims, num_basis, dtype
     )
-    fan_in = math.prod(weight.shape[:-1])
-    weight = (weight / math.sqrt(fan_in)).astype(dtype)
     return PatchExpandParams(weight=weight, bias=bias, patch_size=size)
 
 
@@ -250,6 +246,7 @@ def _init(
     size = per_axis(where, "patch_size", patch_size, num_dims)
     shape = (*[num_basis] * num_dims, *sizes.values())
     weight = jax.random.normal(key, shape, at_least_float32(dtype))
+    weight = (weight / math.sqrt(math.prod(shape[:-1]))).astype(dtype)
     return weight, jnp.zeros(shape[-1:], dtype), size
 
 
