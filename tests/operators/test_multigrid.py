@@ -123,7 +123,7 @@ def test_the_cycle_is_the_algorithm(
             2,
             3,
             num_dims=len(shape),
-            levels=((1, 1), (2, 0)),
+            levels=((2, 1), (1, 1)),
             kernel_size=kernel_size,
             prolong_size=prolong_size,
             restricts=restricts,
