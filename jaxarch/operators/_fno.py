@@ -7,7 +7,6 @@ with its defaults.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -25,6 +24,7 @@ from ._sampling import BOUNDARIES, check_function, grid_points
 from ._spectral_conv import (
     SpectralConvParams,
     check_modes,
+    check_padding,
     spectral_conv_apply,
     spectral_conv_init,
 )
@@ -77,13 +77,11 @@ def fno_init(
         num_layers: The number of blocks.
         positions: Whether coordinates in the domain, from 0 to 1 along each axis, are
             further channels of the input.
-        padding: The share of the domain that is added, as zeros, on either side of
-            each axis between lifting and projection: for functions that are not
-            periodic. It is rounded to grid cells.
+        padding: The share of the domain by which the period of the Fourier modes is
+            longer on either side: for functions that are not periodic. See
+            `spectral_conv_apply`.
         boundary: Where a grid has its points. `"periodic"`: at $j / n$. `"dirichlet"`
-            or `"neumann"`: at $j / (n - 1)$, ends included; then the
-            period of the Fourier modes is the same on every grid only with a padding
-            of at least half a cell.
+            or `"neumann"`: at $j / (n - 1)$, ends included.
         dtype: The dtype of the parameters.
 
     Returns:
@@ -108,8 +106,7 @@ def fno_init(
     )
     check_modes(where, num_modes)
     check_option(where, "boundary", boundary, BOUNDARIES)
-    if not 0 <= padding < math.inf:
-        raise ValueError(f"{where}: `padding` must be at least 0, got {padding}.")
+    check_padding(where, padding)
     check_float_dtype(where, dtype)
 
     def uniform(key: PRNGKeyArray, fan_in: int, *shape: int) -> Array:
@@ -185,28 +182,25 @@ def fno_apply(
     check_function("fno_apply", u, num_axes, features - num_axes * params.positions)
     dtype = jnp.result_type(u, *jax.tree.leaves(params))
     h = jnp.asarray(u, dtype)
-    space = h.shape[:-1]
-    cells = [n if params.boundary == "periodic" else n - 1 for n in space]
     if params.positions:
-        x = grid_points(space, boundary=params.boundary, dtype=dtype)
+        x = grid_points(h.shape[:-1], boundary=params.boundary, dtype=dtype)
         h = jnp.concatenate([h, x], -1)
     pointwise = functools.partial(_pointwise, activation)
+    convolve = functools.partial(
+        spectral_conv_apply, boundary=params.boundary, padding=params.padding
+    )
 
     def block(h: Array, parts: tuple, activation: Callable = activation) -> tuple:
         conv, skip, mlp, gate = parts
-        new = activation(spectral_conv_apply(conv, h) + h @ skip.T)
+        new = activation(convolve(conv, h) + h @ skip.T)
         gate = jnp.expand_dims(gate, range(num_axes))
         return activation(pointwise(mlp, new) + gate * h), None
 
     h = pointwise(params.lifting, h)
-    before = [round(params.padding * c) for c in cells]
-    after = [max(b - (n - c), 0) for b, n, c in zip(before, space, cells, strict=True)]
-    h = jnp.pad(h, [*zip(before, after, strict=True), (0, 0)])
     blocks = params.convs, params.skips, params.mlps, params.gates
     h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], blocks))
     last = jax.tree.map(lambda a: a[-1], blocks)
     h, _ = block(h, last, activation=lambda h: h)
-    h = h[tuple(slice(b, b + n) for b, n in zip(before, space, strict=True))]
     return pointwise(params.projection, h)
 
 

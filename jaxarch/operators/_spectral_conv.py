@@ -8,6 +8,7 @@ neuraloperator 2.0.0.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import check_float_dtype, check_positive
 from .._dtypes import at_least_float32, float_dtype
 from .._params import params
-from ._sampling import check_function
+from ._sampling import check_function, spacings
 
 # Up to so many frequencies along an axis, sums are faster than the FFT.
 _FEW_MODES = 64
@@ -93,49 +94,80 @@ def spectral_conv_init(
 
 
 def spectral_conv_apply(
-    params: SpectralConvParams, u: Float[Array, "*space in_channels"]
+    params: SpectralConvParams,
+    u: Float[Array, "*space in_channels"],
+    *,
+    boundary: str = "periodic",
+    padding: float = 0.0,
 ) -> Float[Array, "*space out_channels"]:
     r"""Convolves a function with a kernel that is given by its Fourier coefficients.
 
-    $$v(x) = b + \operatorname{Re} \sum_k c_k \, \hat u_k W_k \, e^{2 \pi i k \cdot x},
-        \qquad \hat u_k = \frac1N \sum_j u(x_j) \, e^{-2 \pi i k \cdot x_j},$$
+    $$v(x) = b + \operatorname{Re} \sum_k c_k \,
+        \hat u_k W_k \, e^{2 \pi i k \cdot x / P}, \qquad
+        \hat u_k = \frac1{P^d} \sum_j w_j \, u(x_j) \, e^{-2 \pi i k \cdot x_j / P},$$
 
-    over the modes of `params`, where $x$ has the period 1 along each axis: mode $k$ is
-    the same function on every grid, so that outputs on two grids agree wherever both
-    resolve the input. $c_k = 2$ stands for $k$ and $-k$, and is 1 where the frequency
-    of the last axis has no partner: 0, or half the (even) number of points. A grid has
-    the frequencies $-n/2 \le k < n/2$, up to $n/2$ along the last axis, and modes
-    beyond are left out. neuralop agrees where all axes but the last have an even number
-    of points and modes; an odd number of points moves its output by one frequency along
-    that axis, since it undoes a shift by the same shift.
+    over the modes of `params`, where $x$ runs from 0 to 1 along each axis. Mode $k$ is
+    the same function on every grid, and $\hat u_k$ an integral by the trapezoidal rule
+    (`grid_weights`), so that outputs on two grids agree to the order of that rule; on a
+    periodic grid, wherever both resolve the input.
+
+    A function that is not periodic is continued by zero to one of period
+    $P = 1 + 2 \cdot$`padding`, on no grid: its coefficients are integrals over the
+    domain. The neural operators of the papers pad arrays, to a period that depends on
+    the grid; points of a jump then count full, which is an error of first order.
+
+    $c_k = 2$ stands for $k$ and $-k$, and is 1 where the frequency of the last axis has
+    no partner: 0, or half the (even) number of points of a periodic grid. A grid of $n$
+    cells in a period has the frequencies $-n/2 \le k < n/2$, up to $n/2$ along the last
+    axis, and modes beyond are left out. On periodic grids neuralop agrees where all
+    axes but the last have an even number of points and modes; an odd number of points
+    moves its output by one frequency along that axis, since it undoes a shift by the
+    same shift.
 
     Args:
         params: Parameters from `spectral_conv_init`.
-        u: One function on a periodic grid of points $j/n$, shape
-            `(*space, in_channels)`.
+        u: One function on a grid, shape `(*space, in_channels)`.
+        boundary: Where the grid has its points; see `grid_points`.
+        padding: Half of what the period is longer than the domain, as a share of it.
 
     Returns:
         The output, shape `(*space, out_channels)`, in the promoted dtype of `u` and
         `params`; 16-bit dtypes are computed in float32.
 
     Raises:
-        ValueError: If `u` has another number of axes or channels than `params`.
+        ValueError: If `u` has another number of axes or channels than `params`, or an
+            option is not as above.
     """
+    where = "spectral_conv_apply"
     num_axes, in_channels = params.real.ndim - 2, params.real.shape[-2]
-    check_function("spectral_conv_apply", u, num_axes, in_channels)
+    check_function(where, u, num_axes, in_channels)
+    check_padding(where, padding)
     dtype = float_dtype(u, params.real)
     wide = at_least_float32(dtype)
     space = u.shape[:-1]
+    steps = spacings(where, space, boundary, None)
+    periodic = boundary == "periodic" and padding == 0
+    period = 1 + 2 * padding
+    cells = [math.floor(period / h * (1 + 1e-12)) for h in steps]
     modes = [
         _modes(m, n, half=axis == num_axes - 1)
-        for axis, (m, n) in enumerate(zip(params.real.shape, space, strict=False))
+        for axis, (m, n) in enumerate(zip(params.real.shape, cells, strict=False))
     ]
     rows = tuple(slice(start, start + len(k)) for k, start in modes)
     real, imag = (w[rows].astype(wide) for w in (params.real, params.imag))
     frequencies = [k for k, _ in modes]
-    few = max(map(len, frequencies)) <= _FEW_MODES
-    multiply = _multiply_by_sums if few else _multiply_by_fft
-    out = multiply(u.astype(wide), real, imag, frequencies)
+    if periodic and max(map(len, frequencies)) > _FEW_MODES:
+        out = _multiply_by_fft(u.astype(wide), real, imag, frequencies)
+    else:
+        axes = []
+        for k, n, h in zip(frequencies, space, steps, strict=True):
+            weights = np.full(n, h / period)
+            if boundary != "periodic":
+                weights[[0, -1]] /= 2
+            axes.append(_Axis(_waves(k, n, period / h), weights))
+        last = frequencies[-1]
+        alone = (last == 0) | (periodic & (2 * last == space[-1]))
+        out = _multiply_by_sums(u.astype(wide), real, imag, axes, alone)
     if params.bias is not None:
         out += jnp.expand_dims(params.bias.astype(wide), range(num_axes))
     return out.astype(dtype)
@@ -154,34 +186,40 @@ def _multiply_by_fft(
     return jnp.fft.irfftn(full, u.shape[:-1], axes=axes, norm="forward")
 
 
+class _Axis(NamedTuple):
+    """What the sums along an axis need."""
+
+    waves: np.ndarray  # exp(2 pi i k x / P), (modes, points)
+    weights: np.ndarray  # of the mean over the period, (points,)
+
+
 def _multiply_by_sums(
-    u: Array, real: Array, imag: Array, frequencies: list[np.ndarray]
+    u: Array, real: Array, imag: Array, grid: list[_Axis], alone: np.ndarray
 ) -> Array:
     """Sums over points and modes as they stand, one matrix product an axis.
 
-    `p` and `q` number real and imaginary parts, in front of the other axes.
+    `p` and `q` number real and imaginary parts, in front of the other axes; `alone`
+    says which frequencies of the last axis stand for themselves only.
     """
-    *others, last = range(len(frequencies))
+    *others, last = range(len(grid))
     points, modes = list("xyz"), list("abc")
-    waves = [
-        _waves(k, n) for k, n in zip(frequencies, u.shape[:-1], strict=True)
-    ]  # exp(2 pi i k x)
-    axes = points[: len(frequencies)]
+    waves = [axis.waves for axis in grid]
+    axes = points[: len(grid)]
 
     def product(z: Array, matrix: np.ndarray, wanted: str, letters: str) -> Array:
         return jnp.einsum(
             f"{wanted},{letters}", z, matrix.astype(z.dtype), precision="highest"
         )
 
-    n = u.shape[last]
-    to_modes = np.stack([np.real(waves[last]), -np.imag(waves[last])]) / n
+    to_modes = np.stack([np.real(waves[last]), -np.imag(waves[last])])
+    to_modes = to_modes * grid[last].weights
     x, k = points[last], modes[last]
     before, axes = "".join(axes), axes[:last] + [k]
     z = product(u, to_modes, f"{before}i", f"p{k}{x}->p{''.join(axes)}i")
     for axis in reversed(others):
         x, k = points[axis], modes[axis]
         before, axes[axis] = "".join(axes), k
-        to_modes = _as_real(np.conj(waves[axis]) / u.shape[axis])
+        to_modes = _as_real(np.conj(waves[axis]) * grid[axis].weights)
         z = product(z, to_modes, f"p{before}i", f"pq{k}{x}->q{''.join(axes)}i")
 
     def matrices(part: Array, weight: Array) -> Array:
@@ -198,17 +236,16 @@ def _multiply_by_sums(
         before, axes[axis] = "".join(axes), x
         to_points = _as_real(waves[axis])
         z = product(z, to_points, f"p{before}o", f"pq{k}{x}->q{''.join(axes)}o")
-    k = frequencies[last]
-    both = np.where((k == 0) | (2 * k == n), 1, 2)[:, None]
+    both = np.where(alone, 1, 2)[:, None]
     to_points = both * np.stack([np.real(waves[last]), -np.imag(waves[last])])
     x, k = points[last], modes[last]
     before, axes[last] = "".join(axes), x
     return product(z, to_points, f"p{before}o", f"p{k}{x}->{''.join(axes)}o")
 
 
-def _waves(k: np.ndarray, n: int) -> np.ndarray:
-    """The functions exp(2 pi i k x) at the points x = j / n, shape `(modes, n)`."""
-    return np.exp(2j * np.pi / n * (k[:, None] * np.arange(n) % n))
+def _waves(k: np.ndarray, n: int, period: float) -> np.ndarray:
+    """The functions exp(2 pi i k x / P) at n points, with the period in their steps."""
+    return np.exp(2j * np.pi / period * (k[:, None] * np.arange(n) % period))
 
 
 def _as_real(matrix: np.ndarray) -> np.ndarray:
@@ -219,6 +256,12 @@ def _as_real(matrix: np.ndarray) -> np.ndarray:
             np.stack([-np.imag(matrix), np.real(matrix)]),
         ]
     )
+
+
+def check_padding(where: str, padding: float) -> None:
+    """Raises an error unless `padding` is a number from 0."""
+    if not 0 <= padding < math.inf:
+        raise ValueError(f"{where}: `padding` must be at least 0, got {padding}.")
 
 
 def check_modes(where: str, num_modes: Sequence[int]) -> None:

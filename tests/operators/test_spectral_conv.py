@@ -50,6 +50,36 @@ def test_golden_layer_and_gradients():
     np.testing.assert_allclose(norms, found["gw_norms"], rtol=1e-6)
 
 
+def beyond_its_domain(params, u, padding):
+    """The formula on a grid with both ends, whose period is longer than the domain."""
+    space, period = u.shape[:-1], 1 + 2 * padding
+    weight = np.asarray(params.real) + 1j * np.asarray(params.imag)
+    x = np.stack(np.meshgrid(*(np.linspace(0, 1, n) for n in space), indexing="ij"), -1)
+    rules = [np.r_[0.5, np.ones(n - 2), 0.5] / (n - 1) / period for n in space]
+    rule = functools.reduce(np.multiply.outer, rules)[..., None]
+    out = np.zeros((*space, weight.shape[-1]))
+    for row in np.ndindex(*weight.shape[:-2]):
+        k = np.array([r - m // 2 for r, m in zip(row, weight.shape, strict=False)])
+        k[-1] = row[-1]
+        wave = np.exp(2j * np.pi * (x @ k) / period)[..., None]
+        coefficient = (rule * u * wave.conj()).sum(tuple(range(u.ndim - 1)))
+        out += (2 if k[-1] else 1) * (coefficient @ weight[row] * wave).real
+    return out + np.asarray(params.bias)
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.13])
+@pytest.mark.parametrize(("num_modes", "space"), [((7,), (12,)), ((5, 4), (9, 8))])
+def test_a_domain_with_ends_by_loops(num_modes, space, padding):
+    with jax.enable_x64(True):
+        params = spectral_conv_init(
+            jax.random.key(0), 2, 3, num_modes, dtype=jnp.float64
+        )
+        u = jax.random.normal(jax.random.key(1), (*space, 2), jnp.float64)
+        got = spectral_conv_apply(params, u, boundary="neumann", padding=padding)
+    want = beyond_its_domain(params, np.asarray(u), padding)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-13)
+
+
 def by_loops(params, u):
     """The formula of the docstring, a mode at a time."""
     space, num_axes = u.shape[:-1], u.ndim - 1
