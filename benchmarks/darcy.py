@@ -15,7 +15,7 @@ darcy_test_32.npz (neuraloperator's small set) in place of generating data.
 
 - MgNO: arXiv:2310.19809, its Darcy configuration; as many grids as fit (6 from 64).
 - FNO: arXiv:2010.08895, section 5.2: 12 modes, width 32, coordinates as channels, and
-  a padding of 5 % a side (there 9 of 85 points on one side); the blocks of neuralop.
+  a period 10 % longer than the domain (there 9 of 85 points); the blocks of neuralop.
 - DeepONet: a convolutional branch on the grid of the training data, where finer data
   are read at the nearest points, and a trunk of the coordinates; our choice.
 - ConvNet: residual blocks of convolutions with dilations 1 2 4 8 4 2 1 ("DilResNet" in

@@ -34,9 +34,10 @@ ENTRIES: tuple[Entry, ...] = (
         make=lambda: (op.spectral_conv_apply, (_FIELD,)),
         source=_FNO,
         proof="neuralop's outputs and gradients, 1e-6; sums over modes and points in "
-        "one to three dimensions, 1e-13; band-limited functions on n and 2 n points, "
-        "1e-13",
-        differs="weights are real leaves; an odd number of points in an axis but the "
+        "one to three dimensions, 1e-13, on domains with ends too; band-limited "
+        "functions on n and 2 n points, 1e-13",
+        differs="weights are real leaves; integrals over a domain with ends in place of "
+        "arrays padded to a period; an odd number of points in an axis but the "
         "last moves neuralop's output by one frequency",
     ),
     Entry(
@@ -48,9 +49,9 @@ ENTRIES: tuple[Entry, ...] = (
         make=lambda: (op.fno_apply, (_FIELD,)),
         source=_FNO,
         proof="outputs on two grids and all gradients of a model of neuralop with its "
-        "weights (`fno_from_torch`), 1e-6",
+        "weights (`fno_from_torch`), 1e-6; order 2 on grids of a domain with ends",
         differs="neuralop's defaults alone: dense weights, real data, no "
-        "normalisation; grids with end points have their own coordinates and period",
+        "normalisation; a domain with ends is not padded by cells",
     ),
     Entry(package="operators", kind="function", names=("fno_from_torch",)),
     Entry(
