@@ -222,15 +222,10 @@ def _multiply_by_sums(
         to_modes = _as_real(np.conj(waves[axis]) * grid[axis].weights)
         z = product(z, to_modes, f"p{before}i", f"pq{k}{x}->q{''.join(axes)}i")
 
-    def matrices(part: Array, weight: Array) -> Array:
-        return jnp.einsum("...i,...io->...o", part, weight)
-
-    z = jnp.stack(
-        [
-            matrices(z[0], real) - matrices(z[1], imag),
-            matrices(z[0], imag) + matrices(z[1], real),
-        ]
-    )
+    # Both parts in one product, which reads the weights once.
+    by_real = jnp.einsum("p...i,...io->p...o", z, real)
+    by_imag = jnp.einsum("p...i,...io->p...o", z, imag)
+    z = jnp.stack([by_real[0] - by_imag[1], by_imag[0] + by_real[1]])
     for axis in others:
         x, k = points[axis], modes[axis]
         before, axes[axis] = "".join(axes), x
