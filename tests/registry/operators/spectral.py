@@ -36,7 +36,7 @@ ENTRIES: tuple[Entry, ...] = (
         proof="neuralop's outputs and gradients, 1e-6; sums over modes and points in "
         "one to three dimensions, 1e-13, on domains with ends too; band-limited "
         "functions on n and 2 n points, 1e-13",
-        differs="weights are real leaves; integrals over a domain with ends in place of "
+        differs="weights are real leaves; integrals over a domain with ends, and no "
         "arrays padded to a period; an odd number of points in an axis but the "
         "last moves neuralop's output by one frequency",
     ),
