@@ -1,0 +1,16 @@
+"""One annotated jaxpr, many readings: prune, shrink, draw and describe any function."""
+
+from ._annotate import (
+    Annotation as Annotation,
+    Group as Group,
+    annotate as annotate,
+    groups as groups,
+)
+from ._importance import importance as importance
+from ._prune import (
+    Pruned as Pruned,
+    PruneReport as PruneReport,
+    check_exact as check_exact,
+    prune as prune,
+)
+from ._walk import Equation as Equation, Rules as Rules, walk as walk
