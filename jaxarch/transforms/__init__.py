@@ -6,7 +6,9 @@ from ._annotate import (
     annotate as annotate,
     groups as groups,
 )
+from ._elastic import Elastic as Elastic, elastic as elastic
 from ._importance import importance as importance
+from ._obspa import obspa as obspa
 from ._prune import (
     Pruned as Pruned,
     PruneReport as PruneReport,

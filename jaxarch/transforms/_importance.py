@@ -78,16 +78,18 @@ def importance(
 
         def add(total: Any, example: Any) -> tuple[Any, None]:
             return jax.tree.map(
-                lambda t, g: t + _float(g) ** 2, total, one(example)
+                lambda t, g: t + _float(g, g) ** 2, total, one(example)
             ), None
 
         start = jax.tree.map(lambda w: jnp.zeros(w.shape), params)
         squares, _ = jax.lax.scan(add, start, tuple(data))
         count = len(jax.tree.leaves(data)[0])
-        products = jax.tree.map(lambda w, f: 0.5 * w**2 * f / count, params, squares)
+        products = jax.tree.map(
+            lambda w, f: 0.5 * _float(w, w) ** 2 * f / count, params, squares
+        )
         return group_sums(annotation, products, chosen)
     gradient = jax.grad(loss, allow_int=True)(params, *data)
-    products = jax.tree.map(lambda w, g: w * _float(g), params, gradient)
+    products = jax.tree.map(lambda w, g: _float(w, w) * _float(g, w), params, gradient)
     if criterion == "taylor":
         sums = group_sums(annotation, products, chosen)
         return {name: jnp.abs(total) for name, total in sums.items()}
@@ -97,11 +99,11 @@ def importance(
     return {name: total / whole for name, total in sums.items()}
 
 
-def _float(gradient: Array) -> Array:
+def _float(x: Any, like: Any) -> Array:
     """Integers among the parameters have no gradient."""
-    if gradient.dtype == jax.dtypes.float0:
-        return jnp.zeros(gradient.shape)
-    return gradient
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.zeros(like.shape)
+    return x
 
 
 def check_params(where: str, annotation: Annotation, params: Any) -> None:
