@@ -6,6 +6,13 @@ from ._annotate import (
     annotate as annotate,
     groups as groups,
 )
+from ._describe import (
+    Description as Description,
+    Held as Held,
+    Layer as Layer,
+    describe as describe,
+)
+from ._diagram import diagram as diagram
 from ._elastic import Elastic as Elastic, elastic as elastic
 from ._importance import importance as importance
 from ._obspa import obspa as obspa
@@ -15,4 +22,5 @@ from ._prune import (
     check_exact as check_exact,
     prune as prune,
 )
+from ._svg import SVG as SVG
 from ._walk import Equation as Equation, Rules as Rules, walk as walk

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-_MOST_TERMS = 256  # more is a table of single positions, which nobody prunes
+# More terms are a table of single positions, which nobody prunes.
+_MOST_TERMS, _MOST_FROZEN_TERMS = 256, 8
 Axis = tuple[tuple[Any, ...], ...]  # terms of factors: atoms (int) and axes
 
 
@@ -100,13 +101,12 @@ class Axes:
         """Makes two axes one, refining atoms; freezes both where that cannot be."""
         while (x := self.normal(x)) != (y := self.normal(y)):
             assert self.size(x) == self.size(y), (x, y)
-            # What cannot change needs no refinement; rolls of it would have many.
-            simple = len(x) == len(y) == 1
+            # What cannot change needs little refinement; rolls of it would have much.
             reason = self._why(x) or self._why(y)
-            if simple or not reason:
-                if max(len(x), len(y)) <= _MOST_TERMS and self._refine_sum(x, y):
-                    continue
-                reason = f"no common factorisation in {self.where}"
+            most = _MOST_FROZEN_TERMS if reason else _MOST_TERMS
+            if max(len(x), len(y)) <= most and self._refine_sum(x, y):
+                continue
+            reason = reason or f"no common factorisation in {self.where}"
             self.freeze(x, reason)
             self.freeze(y, reason)
             return

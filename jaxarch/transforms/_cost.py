@@ -43,9 +43,9 @@ def equation_flops(eqn: JaxprEqn) -> int:
     if name == "conv_general_dilated":
         return _convolution(eqn)
     if name in REDUCTIONS or name in SCANS:
-        return math.prod(_shape(eqn.invars[0]))
+        return math.prod(_shape(eqn.invars[0])) - out * (name in REDUCTIONS)
     if name in WINDOWS:
-        return out * math.prod(params["window_dimensions"])
+        return out * (math.prod(params["window_dimensions"]) - 1)
     if name in ELEMENTWISE and name not in _MOVES:
         return out
     return 0

@@ -25,6 +25,7 @@ ACTIVATIONS = {
     "reversed": lambda h: h[:, ::-1],
     "padded": lambda h: jnp.pad(h, ((0, 0), (0, 2)))[:, 1:-1],
     "rolled": lambda h: jnp.roll(h, 2, -1),
+    "kernel": lambda h: jax.nn.sigmoid(h) @ jax.nn.sigmoid(h).T @ h,
     "over rows": lambda h: jax.nn.softmax(h @ h.T, -1) @ h,
     "host": lambda h: jax.pure_callback(
         lambda a: np.sin(np.asarray(a)),
