@@ -5,6 +5,7 @@ from . import (
     kernels as kernels,
     layers as layers,
     operators as operators,
+    transforms as transforms,
 )
 
 __version__ = "0.1.0"

@@ -12,9 +12,24 @@ from ._describe import (
     Layer as Layer,
     describe as describe,
 )
+from ._dhspg import (
+    DHSPGState as DHSPGState,
+    dhspg as dhspg,
+    zero_groups as zero_groups,
+)
 from ._diagram import diagram as diagram
 from ._elastic import Elastic as Elastic, elastic as elastic
+from ._group_proximal import (
+    GroupProximalState as GroupProximalState,
+    group_proximal as group_proximal,
+)
 from ._importance import importance as importance
+from ._lottery import (
+    LotteryRound as LotteryRound,
+    iterative_pruning_masks as iterative_pruning_masks,
+    magnitude_masks as magnitude_masks,
+    rewind as rewind,
+)
 from ._obspa import obspa as obspa
 from ._prune import (
     Pruned as Pruned,

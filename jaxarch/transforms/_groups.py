@@ -29,7 +29,8 @@ def group_sums(
     along: dict[tuple[str, int], Array] = {}
     sums = {}
     for group in chosen:
-        total = jnp.zeros(group.size)
+        dtype = jnp.result_type(*(leaves[path].dtype for path, _ in group.members))
+        total = jnp.zeros(group.size, dtype)
         for path, k in group.members:
             leaf = leaves[path]
             if (path, k) not in along:
@@ -70,7 +71,8 @@ def group_factors(
         for path, axes in zip(annotation.paths, annotation.param_axes, strict=True)
     }
     for group in chosen:
-        extended = jnp.append(factors[group.name], 1.0)  # where a position has no index
+        factor = jnp.asarray(factors[group.name])
+        extended = jnp.append(factor, jnp.ones((), factor.dtype))  # for no index
         for path, k in group.members:
             for row in member_positions(annotation, group, path, k):
                 found[path][k] = found[path][k] * extended[row]
@@ -78,7 +80,8 @@ def group_factors(
     for shape, path in zip(
         jax.tree.leaves(annotation.params), annotation.paths, strict=True
     ):
-        rank, product = len(shape.shape), jnp.ones((1,) * len(shape.shape))
+        rank = len(shape.shape)
+        product = jnp.ones((1,) * rank, jnp.float32)
         for k, factor in enumerate(found[path]):
             if not isinstance(factor, float):
                 product = product * factor.reshape(

@@ -99,17 +99,18 @@ def obspa(
             raise ValueError(
                 "obspa: needs `data` to calibrate on, or a `key` to draw it."
             )
-        data = _noise(key, example_args, draws)
+        samples = _noise(key, example_args, draws)
     else:
-        data = jax.tree.map(lambda x: jnp.asarray(x)[None], data)
+        samples = jax.tree.map(lambda x: jnp.asarray(x)[None], data)
     annotation = annotate(f, params, *example_args)
     kept = choose("obspa", annotation, params, keep, "l2", None, None, False)
     free = _by_count(keep)
     leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(params)]
     dtypes = [x.dtype for x in jax.tree.leaves(params)]
     tree = jax.tree.structure(params)
-    jaxpr = jax.make_jaxpr(f)(params, *jax.tree.map(lambda x: x[0], data))
-    readers = _readers(jaxpr, [x.shape for x in leaves], len(jax.tree.leaves(data)))
+    jaxpr = jax.make_jaxpr(f)(params, *jax.tree.map(lambda x: x[0], samples))
+    num_args = len(jax.tree.leaves(samples))
+    readers = _readers(jaxpr, [x.shape for x in leaves], num_args)
     by_group = {name: _readers_of(annotation, name, readers) for name in kept}
     order = sorted(kept, key=lambda n: min((r.path for r in by_group[n]), default=()))
     for name in order:
@@ -120,7 +121,7 @@ def obspa(
         matrices = [
             _matrix(r, leaves[r.leaf], annotation, group) for r in by_group[name]
         ]
-        inputs = _inputs(jaxpr, by_group[name], current, data)
+        inputs = _inputs(jaxpr, by_group[name], current, samples)
         surgeons = [
             _Surgeon.start(w, rows, x, damping)
             for (w, rows), x in zip(matrices, inputs, strict=True)

@@ -82,8 +82,8 @@ class Pruned(NamedTuple):
     Attributes:
         params: the smaller arrays, in the structure that they had.
         apply: `apply(params, *args)`, a pure function of the smaller arrays: to be
-            jitted, differentiated, mapped or exported. The other arguments may have
-            other shapes than the example's.
+            jitted, differentiated, mapped or exported. For other dtypes, and for other
+            arguments of other shapes than the example's, the function is read again.
         report: what was done.
     """
 
@@ -328,9 +328,8 @@ def masks_of(
 def _small_function(annotation: Annotation, keep: dict[int, np.ndarray]) -> Callable:
     """Makes `apply(params, *args)` for parameters of which some indices are kept."""
     masks = kept_masks(annotation, keep)
-    dense = [x.shape for x in jax.tree.leaves(annotation.params)]
-    tree = jax.tree.structure(annotation.params)
-    plans = {_shapes(annotation.args): (annotation, keep)}
+    dense, tree = jax.tree.flatten(annotation.params)
+    plans = {_key(dense, annotation.args): (annotation, keep)}
 
     def apply(params: Any, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(params)
@@ -346,21 +345,26 @@ def _small_function(annotation: Annotation, keep: dict[int, np.ndarray]) -> Call
                     f"pruned function: `params` at {path!r} must have shape {shape}, "
                     f"got {jnp.shape(leaf)}."
                 )
-        key = _shapes(args)
+        key = _key(leaves, args)
         if key not in plans:
-            other = annotate(annotation.function, annotation.params, *args)
+            old = [
+                jax.ShapeDtypeStruct(a.shape, jnp.result_type(b))
+                for a, b in zip(dense, leaves, strict=True)
+            ]
+            other = annotate(annotation.function, tree.unflatten(old), *args)
             plans[key] = (other, _same_cut(other, masks))
         plan, thinned = plans[key]
         values = [*map(jnp.asarray, leaves), *map(jnp.asarray, jax.tree.leaves(args))]
         return jax.tree.unflatten(plan.out_tree, apply_kept(plan, thinned, values))
 
-    assert len(dense) == len(masks)
     return apply
 
 
-def _shapes(args: tuple) -> tuple:
+def _key(params: Sequence, args: tuple) -> tuple:
+    """What a function has to be read again for: dtypes, and the shapes of data."""
     leaves, tree = jax.tree.flatten(args)
-    return tree, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return tree, shapes, tuple(jnp.result_type(x) for x in params)
 
 
 def _same_cut(annotation: Annotation, masks: list) -> dict[int, np.ndarray]:

@@ -6,7 +6,7 @@ an entry to the file of its package; to cover another package, add a file and it
 to `SUBPACKAGES`.
 """
 
-from . import graph, kernels, layers, operators
+from . import graph, kernels, layers, operators, transforms
 from .entry import (
     CHECKS as CHECKS,
     KINDS as KINDS,
@@ -20,5 +20,6 @@ ENTRIES = (
     *kernels.ENTRIES,
     *layers.ENTRIES,
     *operators.ENTRIES,
+    *transforms.ENTRIES,
 )
 PRIMITIVES = tuple(entry for entry in ENTRIES if entry.kind == "primitive")

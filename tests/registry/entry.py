@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-SUBPACKAGES = ("graph", "kernels", "layers", "operators")
+SUBPACKAGES = ("graph", "kernels", "layers", "operators", "transforms")
 KINDS = (
     "primitive",
     "record",

@@ -306,7 +306,7 @@ def test_bfloat16_and_float64():
         ({"w[1]": 1.5}, r"`keep` of group 'w\[1\]' must be a fraction in \(0, 1\]"),
         (
             0,
-            r"`keep` of group 'b\[0\]' must be a fraction in \(0, 1\] or indices, got 0",
+            r"group 'b\[0\]' must be a fraction in \(0, 1\] or indices, got 0",
         ),
         ({"v[1]": 0.5}, r"group 'v\[1\]' is frozen: an axis of the output"),
         ({"w[0]": 0.5}, r"group 'w\[0\]' is frozen: an axis of the input args\[0\]"),
