@@ -44,13 +44,6 @@ def group_sums(
     return sums
 
 
-def group_sizes(annotation: Annotation, chosen: tuple[Group, ...]) -> dict[str, int]:
-    """Counts the numbers that one index of each group stands for."""
-    ones = jax.tree.map(lambda s: np.broadcast_to(1.0, s.shape), annotation.params)
-    sums = group_sums(annotation, ones, chosen)
-    return {name: int(total[0]) for name, total in sums.items()}
-
-
 def group_factors(
     annotation: Annotation, factors: Mapping[str, Array], chosen: tuple[Group, ...]
 ) -> Any:
