@@ -6,6 +6,7 @@ from ._annotate import (
     annotate as annotate,
     groups as groups,
 )
+from ._chain_text import chain_text as chain_text
 from ._describe import (
     Description as Description,
     Held as Held,
@@ -31,6 +32,7 @@ from ._lottery import (
     rewind as rewind,
 )
 from ._obspa import obspa as obspa
+from ._predict_performance import predict_performance as predict_performance
 from ._prune import (
     Pruned as Pruned,
     PruneReport as PruneReport,

@@ -19,7 +19,7 @@ from ._axes import Axis
 from ._axis_rules import ELEMENTWISE, _runs
 from ._origin import origin
 from ._ties import End, Ties, ties
-from ._walk import CALLS, Equation, Rules, walk
+from ._walk import CALLS, Equation, Rules, scan_counts, walk
 
 _SAME = frozenset(
     """convert_element_type copy copy_p layout_constraint name optimization_barrier
@@ -256,7 +256,7 @@ class Reading:
         axes = self._axes(eqn, ins)
         if not any(isinstance(value, View) for value in ins):
             return self._equation(eqn, *ins)
-        consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, carried = scan_counts(eqn.eqn)
         outer = self._frames
         self._frames = (*outer, len(self.loops))
         self.loops.append(f"\u00d7 {eqn.params['length']}  scan")

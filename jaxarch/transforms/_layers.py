@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from ._axis_rules import REDUCTIONS
-from ._walk import Equation, Rules, walk
+from ._walk import Equation, Rules, scan_counts, walk
 
 _HEAVY = frozenset(("conv_general_dilated", "dot_general", "gather", "ragged_dot"))
 
@@ -112,7 +112,7 @@ class Reading:
         return self._step(eqn.eqn, ins, len(eqn.out_avals))
 
     def _scan(self, eqn: Equation, *ins: Value) -> list[Value]:
-        consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, carried = scan_counts(eqn.eqn)
         carry = list(ins[consts : consts + carried])
         if any(v.data for v in ins):
             # After one turn the state is made of all that the loop takes in.

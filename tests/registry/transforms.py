@@ -18,6 +18,7 @@ _PARAMS = {
 _DEPGRAPH = "Fang et al. 2023, [arXiv:2301.12900](https://arxiv.org/abs/2301.12900)"
 _SPA = "Wang et al. 2024, [arXiv:2403.18955](https://arxiv.org/abs/2403.18955)"
 _OTO = "Chen et al. 2023, [arXiv:2303.06862](https://arxiv.org/abs/2303.06862)"
+_ONNX_NET = "Qin et al. 2025, [arXiv:2510.04938](https://arxiv.org/abs/2510.04938)"
 _MODELS = "a ResNet, language models of plain JAX, Flax and Equinox, an LSTM, a U-Net, "
 _MODELS += "a ViT, a key-value cache, Flax NNX"
 
@@ -200,6 +201,26 @@ ENTRIES = (
         names=("Description", "Held", "Layer", "describe"),
         source="tables of layers: ours",
         proof="parameters by counting; operations against XLA's cost analysis, 2 %",
+    ),
+    Entry(
+        package="transforms",
+        kind="transform",
+        names=("chain_text",),
+        source=_ONNX_NET,
+        proof="texts written by hand; the same text under jit, other names and another "
+        "layout of parameters, in plain JAX, Flax and Equinox",
+        differs="operations are those of JAX, attributes an allow-list; loops and "
+        "branches are blocks; a value with several uses is always named",
+    ),
+    Entry(
+        package="transforms",
+        kind="function",
+        names=("predict_performance",),
+        source=_ONNX_NET,
+        proof="the posterior in NumPy; architectures ranked in families held out",
+        differs="counts in the text and an exact Gaussian process in the place of a "
+        "language model, for hundreds of texts and not hundreds of thousands",
+        state="our choice",
     ),
     Entry(
         package="transforms",

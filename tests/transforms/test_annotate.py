@@ -149,7 +149,8 @@ def test_scattered_and_gathered_channels():
     assert found["table[1]"][:2] == (6, "exact")
     assert found["few[1]"][:2] == (5, "exact")
     assert found["few[0]"] == (9, "frozen", "indexed by gather")
-    assert found["table[0]"] == (7, "frozen", "indexed by scatter")
+    rows = [v[1:] for name, v in found.items() if name.startswith("table[0]")]
+    assert set(rows) == {("frozen", "indexed by scatter")}
     assert tr.prune(f, params, *args, keep=0.5).report.difference < 1e-6
 
 
