@@ -1,6 +1,7 @@
 """Small networks of many kinds, written as their users would write them."""
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,12 @@ from flax import linen as nn, nnx
 from jax import lax
 
 NUMBERS = np.random.default_rng(0)
+
+
+def reseed(text):
+    """Makes what follows independent of what came before."""
+    seed = np.random.default_rng(zlib.crc32(text.encode()))
+    NUMBERS.bit_generator.state = seed.bit_generator.state
 
 
 class Model(NamedTuple):
@@ -397,7 +404,11 @@ def nnx_net():
 
 @functools.cache
 def model(name) -> Model:
-    return MODELS[name]()
+    before = NUMBERS.bit_generator.state
+    reseed(name)
+    made = MODELS[name]()
+    NUMBERS.bit_generator.state = before
+    return made
 
 
 MODELS = {
