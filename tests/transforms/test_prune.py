@@ -187,6 +187,7 @@ def test_numbers_made_from_indices_stay_with_their_indices():
 NUMBERS = np.linspace(-1, 1, 8, dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_code_that_knows_its_width_is_not_run_again():
     # Traced again with smaller arrays, this would attend with two features a head.
     made = model("vit")
@@ -226,6 +227,7 @@ def test_report_counts_as_xla_does():
     assert "times fewer" in str(report)
 
 
+@pytest.mark.slow
 def test_sizes_for_an_equinox_model():
     made = model("equinox_gpt")
     keep = {}
@@ -263,6 +265,7 @@ def test_sizes_for_a_flax_model():
     assert report.config["params/Embed_0"] == {"features": 8}
 
 
+@pytest.mark.slow
 def test_one_fraction_leaves_approximate_groups_alone():
     made = model("transformer")
     call = [made.apply, made.params, *made.args]
@@ -287,6 +290,7 @@ def test_a_difference_is_refused():
         tr.prune(mlp, PARAMS, numbers(3), keep=0.5, tolerance=-1.0)
 
 
+@pytest.mark.slow
 def test_bfloat16_and_float64():
     made = model("lstm")
     for dtype, most in ((jnp.bfloat16, 0.03), (jnp.float64, 1e-14)):
