@@ -54,7 +54,7 @@ def networks(draw):
             step = (kind, i, draw(st.sampled_from(range(len(widths)))))
             widths.append(widths[i] + widths[step[2]])
         elif kind == "split":
-            step = (kind, i, draw(st.sampled_from(range(1, widths[i]))))
+            step = (kind, i, draw(st.sampled_from(range(1, max(2, widths[i])))))
             widths.append(step[2])
         elif kind == "gate":
             same = [j for j, w in enumerate(widths) if w == widths[i]]
