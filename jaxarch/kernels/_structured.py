@@ -29,9 +29,10 @@ from jax.extend.core import (
 from jaxtyping import Array
 
 from .._dtypes import at_least_float32
+from .._jaxprs import scan_arguments
 from ._function import Function, basis, vary
 from ._gp import einsum
-from ._uses import INLINED, Site, Use, jaxpr_of, scan_arguments
+from ._uses import INLINED, Site, Use, jaxpr_of
 
 
 class Factors(NamedTuple):

@@ -17,6 +17,8 @@ from jax import lax
 from jax.extend.core import Literal, primitives as prim
 from jaxtyping import Array
 
+from .._jaxprs import scan_arguments
+
 INLINED = {prim.jit_p: "jaxpr", prim.remat_p: "jaxpr", prim.closed_call_p: "call_jaxpr"}
 
 
@@ -373,21 +375,6 @@ def jaxpr_of(eqn) -> Any:
     """The one jaxpr inside an equation that is followed."""
     inner = eqn.params[INLINED.get(eqn.primitive, "jaxpr")]
     return getattr(inner, "jaxpr", inner)
-
-
-def scan_arguments(eqn) -> tuple[int, int]:
-    """How many inputs of a scan are constants, and how many are carried.
-
-    Only what is scanned over, or stacked, has one axis more outside than inside.
-    """
-    body = jaxpr_of(eqn)
-
-    def alike(outside, inside):
-        pairs = zip(outside, inside, strict=True)
-        return sum(v.aval.shape == w.aval.shape for v, w in pairs)
-
-    carry = alike(eqn.outvars, body.outvars)
-    return alike(eqn.invars, body.invars) - carry, carry
 
 
 def sub_jaxprs(eqn) -> list[tuple[Any, int]]:

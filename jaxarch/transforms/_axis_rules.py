@@ -14,48 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from .._jaxprs import scan_arguments
 from ._axes import Axes, Axis
 from ._derivatives import cotangent_jaxpr, tangent_jaxpr
-from ._walk import Equation, Rules, scan_counts
-
-# Position by position: an axis of the result is the same axis of every operand.
-ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-    bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy
-    copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
-    igamma igamma_grad_a igammac imag integer_pow is_finite layout_constraint le le_to
-    lgamma log log1p log2 logistic lt lt_to max min mul mulhi name ne neg nextafter not
-    one_minus_square or pcast polygamma population_count pow pvary random_clone
-    random_fold_in random_seed real reduce_precision regularized_incomplete_beta rem
-    round rsqrt select_n shard_constraint sharding_constraint shift_left
-    shift_right_arithmetic shift_right_logical sign sin
-    sinh sqrt square stop_gradient sub tan tanh threefry2x32 xor zeta""".split()
+from ._primitives import (
+    ELEMENTWISE,
+    REDUCTIONS,
+    SCANS,
+    SCATTERS,
+    TRAILING,
+    WINDOWS,
 )
-REDUCTIONS = frozenset(
-    """argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum
-    reduce_xor""".split()
-)
-SCANS = frozenset("cumlogsumexp cummax cummin cumprod cumsum rev".split())
-WINDOWS = frozenset(
-    """reduce_window reduce_window_max reduce_window_min reduce_window_sum""".split()
-)
-SCATTERS = frozenset(
-    "scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub".split()
-)
-# They act on trailing axes alone: name -> how many.
-TRAILING = {
-    "cholesky": 2,
-    "eig": 2,
-    "eigh": 2,
-    "householder_product": 2,
-    "lu": 2,
-    "lu_pivots_to_permutation": 1,
-    "qr": 2,
-    "svd": 2,
-    "top_k": 1,
-    "triangular_solve": 2,
-    "tridiagonal_solve": 1,
-}
+from ._walk import Equation, Rules
 
 
 def axis_rules(axes: Axes, record: dict, unknown: collections.Counter) -> Rules:
@@ -116,7 +86,8 @@ def axis_rules(axes: Axes, record: dict, unknown: collections.Counter) -> Rules:
         return [[*(lhs[i] for i in batch[0]), *rows, *columns]]
 
     def convolution(eqn: Equation, lhs: list[Axis], rhs: list[Axis]):
-        numbers, groups = eqn.params["dimension_numbers"], _groups(eqn)
+        numbers = eqn.params["dimension_numbers"]
+        groups = eqn.params["feature_group_count"]
         if eqn.params["batch_group_count"] != 1:
             return other(eqn, lhs, rhs)
         channels, outputs, inputs = (
@@ -156,7 +127,7 @@ def axis_rules(axes: Axes, record: dict, unknown: collections.Counter) -> Rules:
         out: list[Axis] = [((),)] * len(new)
         if 0 in old:
             return [axes.fresh_axes(new)]
-        for merged, parts in _runs(old, new):
+        for merged, parts in runs(old, new):
             whole = axes.product([value[i] for i in merged])
             if len(parts) == 1:
                 out[parts[0]] = whole
@@ -295,15 +266,13 @@ def axis_rules(axes: Axes, record: dict, unknown: collections.Counter) -> Rules:
         return [value + axes.fresh_axes(words, "the words of a random key")]
 
     def window(eqn: Equation, *ins: list[Axis]):
-        sizes = eqn.params["window_dimensions"]
         values = [v for v in ins if v]
         out = together(values, [eqn.in_avals[0].shape] * len(values))
-        for k, size in enumerate(sizes):
+        for k in range(len(out)):
             if _windowed(eqn, k):
                 axes.freeze(out[k], "positions of a window")
                 new = eqn.out_avals[0].shape[k]
                 out[k] = axes.fresh(new, "positions of a window")
-            assert size >= 1
         return [out] * len(eqn.out_avals)
 
     def gather(eqn: Equation, value: list[Axis], indices: list[Axis]):
@@ -390,11 +359,8 @@ def axis_rules(axes: Axes, record: dict, unknown: collections.Counter) -> Rules:
             for aval in eqn.out_avals
         ]
 
-    def ragged_dot(eqn: Equation, *ins: list[Axis]):
-        return other(eqn, *ins)
-
     def scan(eqn: Equation, *ins: list[Axis]):
-        consts, carried = scan_counts(eqn.eqn)
+        consts, carried = scan_arguments(eqn.eqn)
         length = axes.fresh(eqn.params["length"])
         axes.mark(length, "depth")
         first = consts + carried
@@ -503,17 +469,13 @@ def axis_rules(axes: Axes, record: dict, unknown: collections.Counter) -> Rules:
     return Rules(primitives=rules, constant=constant, other=other, record=record)
 
 
-def _groups(eqn: Equation) -> int:
-    return eqn.params["feature_group_count"]
-
-
 def _windowed(eqn: Equation, k: int) -> bool:
     """Tells whether a window mixes, drops or adds positions of a dimension."""
     changed = eqn.out_avals[0].shape[k] != eqn.in_avals[0].shape[k]
     return changed or eqn.params["window_dimensions"][k] != 1
 
 
-def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[list, list]]:
+def runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[list, list]]:
     """Pairs runs of dimensions of equal product, those of size 1 left out."""
     left = [i for i, n in enumerate(old) if n != 1]
     right = [j for j, n in enumerate(new) if n != 1]

@@ -3,8 +3,8 @@
 import collections
 from collections.abc import Sequence
 
-from ._axis_rules import ELEMENTWISE, REDUCTIONS, SCANS, WINDOWS
 from ._circuit import Source, Step, View
+from ._primitives import ELEMENTWISE, REDUCTIONS, SCANS, WINDOWS
 
 CHEAP = ELEMENTWISE | REDUCTIONS | SCANS | {"broadcast_in_dim"}
 LINEAR = frozenset(("conv_general_dilated", "dot_general", "ragged_dot"))

@@ -10,9 +10,9 @@ import collections
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from ._axis_rules import ELEMENTWISE
 from ._box_names import CHEAP, CUTS, LINEAR, kind_of, label_of, named_functions
 from ._circuit import Bundle, Reading, Source, Step, View
+from ._primitives import ELEMENTWISE
 
 
 @dataclasses.dataclass(eq=False)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
-from ._axis_rules import ELEMENTWISE
+from ._primitives import ELEMENTWISE
 
 
 @dataclasses.dataclass(eq=False)

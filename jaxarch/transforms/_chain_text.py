@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._jaxprs import opened, scan_arguments
 from ._chain_attributes import attributes as written
 from ._chain_nodes import Block, Node, Printer, Value, sizes_text
-from ._walk import Equation, Rules, opened, scan_counts, walk
+from ._walk import Equation, Rules, walk
 
 # They change where or how a value is held, and not what it is.
 _SAME = frozenset(
@@ -155,7 +156,7 @@ class _Reader:
         return results
 
     def scan(self, eqn: Equation, *ins: Value) -> list:
-        consts, carries = scan_counts(eqn.eqn)
+        consts, carries = scan_arguments(eqn.eqn)
         first = consts + carries
         carried = _carried(ins[consts:first])
         slices = [

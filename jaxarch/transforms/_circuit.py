@@ -14,12 +14,14 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from .._jaxprs import scan_arguments
 from ._annotate import Annotation
 from ._axes import Axis
-from ._axis_rules import ELEMENTWISE, _runs
+from ._axis_rules import runs
 from ._origin import origin
+from ._primitives import ELEMENTWISE
 from ._ties import End, Ties, ties
-from ._walk import CALLS, Equation, Rules, scan_counts, walk
+from ._walk import CALLS, Equation, Rules, walk
 
 _SAME = frozenset(
     """convert_element_type copy copy_p layout_constraint name optimization_barrier
@@ -244,7 +246,7 @@ class Reading:
 
     def _reshape(self, eqn: Equation, value: View | Source, *rest: Any) -> list:
         old, new = eqn.in_avals[0].shape, eqn.out_avals[0].shape
-        pairs = [] if 0 in old else _runs(old, new)
+        pairs = [] if 0 in old else runs(old, new)
         moved = 0 in old or any(len(a) > 1 or len(b) > 1 for a, b in pairs)
         if moved:
             return self._equation(eqn, value, *rest)
@@ -256,7 +258,7 @@ class Reading:
         axes = self._axes(eqn, ins)
         if not any(isinstance(value, View) for value in ins):
             return self._equation(eqn, *ins)
-        consts, carried = scan_counts(eqn.eqn)
+        consts, carried = scan_arguments(eqn.eqn)
         outer = self._frames
         self._frames = (*outer, len(self.loops))
         self.loops.append(f"\u00d7 {eqn.params['length']}  scan")

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from ._axis_rules import ELEMENTWISE, REDUCTIONS, SCANS, WINDOWS
-from ._walk import CALLS, called, opened
+from .._jaxprs import called, opened
+from ._primitives import ELEMENTWISE, REDUCTIONS, SCANS, WINDOWS
+from ._walk import CALLS
 
 _MOVES = frozenset(
     """bitcast_convert_type copy copy_p layout_constraint name pcast pvary

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from ._axis_rules import REDUCTIONS
-from ._walk import Equation, Rules, scan_counts, walk
+from .._jaxprs import scan_arguments
+from ._primitives import REDUCTIONS
+from ._walk import Equation, Rules, walk
 
 _HEAVY = frozenset(("conv_general_dilated", "dot_general", "gather", "ragged_dot"))
 
@@ -112,7 +113,7 @@ class Reading:
         return self._step(eqn.eqn, ins, len(eqn.out_avals))
 
     def _scan(self, eqn: Equation, *ins: Value) -> list[Value]:
-        consts, carried = scan_counts(eqn.eqn)
+        consts, carried = scan_arguments(eqn.eqn)
         carry = list(ins[consts : consts + carried])
         if any(v.data for v in ins):
             # After one turn the state is made of all that the loop takes in.

@@ -286,7 +286,7 @@ def choose(
             )
         best = np.argsort(-np.asarray(scores[group.name]), kind="stable")
         kept[group.name] = np.sort(best[:count])
-    return {name: kept for name, kept in kept.items()}
+    return kept
 
 
 def _indices(where: str, group: Group, wanted: Sequence) -> np.ndarray:

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._jaxprs import scan_arguments
 from ._annotate import Annotation
 from ._axes import Axis, keep_mask, kept_size
 from ._derivatives import cotangent_jaxpr, tangent_jaxpr
-from ._walk import Equation, Rules, scan_counts, walk
+from ._walk import Equation, Rules, walk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,12 +148,6 @@ def _rebind_rules(annotation: Annotation, keep: Mapping[int, np.ndarray]) -> Rul
             padding.append((low, high))
         return eqn.bind(lhs, rhs, feature_group_count=groups, padding=tuple(padding))
 
-    def tile(eqn: Equation, x: Any) -> list:
-        new = shapes(eqn)[0]
-        return eqn.bind(
-            x, reps=tuple(n // m for n, m in zip(new, x.shape, strict=True))
-        )
-
     def made(eqn: Equation, *ins: Any) -> list:
         """Made whole, then cut: each index keeps its number."""
         rank = ins[0].ndim if ins else 0
@@ -240,7 +235,7 @@ def _rebind_rules(annotation: Annotation, keep: Mapping[int, np.ndarray]) -> Rul
         return function(*ins)
 
     def scan(eqn: Equation, *ins: Any) -> list:
-        consts, carried = scan_counts(eqn.eqn)
+        consts, carried = scan_arguments(eqn.eqn)
         first = consts + carried
         fixed, start, xs = ins[:consts], list(ins[consts:first]), list(ins[first:])
         outs = annotation.record[eqn.path][1]
@@ -315,7 +310,6 @@ def _rebind_rules(annotation: Annotation, keep: Mapping[int, np.ndarray]) -> Rul
         "scan": scan,
         "slice": slice_,
         "split": split,
-        "tile": tile,
         "while": while_,
     }
     rules = {name: resolved(rule) for name, rule in rules.items()}

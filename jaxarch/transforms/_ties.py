@@ -11,15 +11,8 @@ from typing import NamedTuple
 from jax.extend.core import JaxprEqn
 
 from ._axes import Axis
-from ._axis_rules import (
-    ELEMENTWISE,
-    REDUCTIONS,
-    SCANS,
-    SCATTERS,
-    TRAILING,
-    WINDOWS,
-    _runs,
-)
+from ._axis_rules import runs
+from ._primitives import ELEMENTWISE, REDUCTIONS, SCANS, SCATTERS, TRAILING, WINDOWS
 
 
 class End(NamedTuple):
@@ -86,7 +79,7 @@ def ties(
     if name == "reshape":
         groups = [
             [*(_in(0, i) for i in a), *(_out(0, j) for j in b)]
-            for a, b in _runs(ins[0], outs[0])
+            for a, b in runs(ins[0], outs[0])
         ]
         return Ties(groups, set())
     if name in REDUCTIONS:

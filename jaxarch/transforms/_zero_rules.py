@@ -17,24 +17,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._jaxprs import scan_arguments
 from ._axes import Axis, atoms_of
-from ._axis_rules import ELEMENTWISE, SCANS, SCATTERS, TRAILING, WINDOWS
-from ._walk import Equation, Rules, scan_counts
-
-# f(0, ..., 0) = 0.
-_ZERO_AT_ZERO = frozenset(
-    """abs add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil
-    complex conj convert_element_type copy copy_p erf erf_inv expm1 floor gt imag
-    layout_constraint log1p lt max min mul name ne neg or pcast population_count pvary
-    real reduce_precision rem round select_n shard_constraint sharding_constraint
-    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-    stop_gradient sub tan tanh xor""".split()
+from ._primitives import (
+    ELEMENTWISE,
+    KEEPS,
+    REDUCTIONS,
+    SCANS,
+    SCATTERS,
+    SINGULAR,
+    TRAILING,
+    WINDOWS,
+    ZERO_AT_ZERO,
 )
-_KEEPS = frozenset(
-    """bitcast_convert_type convert_element_type copy copy_p layout_constraint name
-    pcast pvary reduce_precision sharding_constraint stop_gradient""".split()
-)
-_SINGULAR = frozenset("digamma lgamma log log2 rsqrt".split())  # not finite at zero
+from ._walk import Equation, Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +93,7 @@ def zero_rules(
         shapes = [aval.shape for aval in eqn.in_avals]
         rank = len(eqn.out_avals[0].shape)
         outs = axes_of(eqn)[1]
-        if eqn.name in _KEEPS:
+        if eqn.name in KEEPS:
             return [ins[0]]
         if eqn.name in ("add", "add_any", "sub"):
             shape = eqn.out_avals[0].shape
@@ -121,7 +117,7 @@ def zero_rules(
                     zeros.add(atom)
                 singular = (
                     (eqn.name == "div" and here[1])
-                    or (eqn.name in _SINGULAR and here[0])
+                    or (eqn.name in SINGULAR and here[0])
                     or (eqn.name == "integer_pow" and here[0] and eqn.params["y"] < 0)
                 )
                 if singular:
@@ -151,7 +147,7 @@ def zero_rules(
         known = [x for x in numbers if x is not None]
         if name in ("max", "min") and len(known) == len(numbers):
             return (max if name == "max" else min)(known) == 0
-        return name in _ZERO_AT_ZERO and all(here)
+        return name in ZERO_AT_ZERO and all(here)
 
     def product(eqn: Equation, pairs: Sequence, lhs: Zero, rhs: Zero) -> None:
         """Blames the atoms of contracted dimensions without a zero on either side."""
@@ -359,7 +355,7 @@ def zero_rules(
         return [Zero(tuple(dims))]
 
     def scatter(eqn: Equation, x: Zero, _: Zero, update: Zero) -> list[Zero]:
-        if eqn.name in ("scatter-mul",):
+        if eqn.name == "scatter-mul":
             return unknown(eqn)
         numbers = eqn.params["dimension_numbers"]
         dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
@@ -409,7 +405,7 @@ def zero_rules(
             state = new
 
     def scan(eqn: Equation, *ins: Zero) -> list[Zero]:
-        consts, carried = scan_counts(eqn.eqn)
+        consts, carried = scan_arguments(eqn.eqn)
         first = consts + carried
         fixed, start, xs = list(ins[:consts]), list(ins[consts:first]), ins[first:]
         slices = [Zero(x.dims[1:], x.number) for x in xs]
@@ -429,17 +425,15 @@ def zero_rules(
             # A removed turn, in which every slice of a parameter is zero, has to hand
             # on what it was given.
             turn = [
-                everywhere_like(s) if x.nothing or atom in x.dims[0] else s
+                Zero(s.dims, 0.0) if x.nothing or atom in x.dims[0] else s
                 for x, s in zip(xs, slices, strict=True)
             ]
             tokens = [dataclasses.replace(x, carried=i) for i, x in enumerate(state)]
             after = eqn.walk(jaxpr, [*fixed, *tokens, *turn])[:carried]
             if any(x.carried != i for i, x in enumerate(after)):
                 blame(atom, "a removed turn of scan changes what it carries")
-        stacked = []
-        for x in results[carried:]:
-            stacked.append(Zero((frozenset(), *x.dims), x.number))
-        return [*state, *stacked]
+        ys = results[carried:]
+        return [*state, *(Zero((frozenset(), *y.dims), y.number) for y in ys)]
 
     def while_(eqn: Equation, *ins: Zero) -> list[Zero]:
         test, body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
@@ -475,8 +469,7 @@ def zero_rules(
         **dict.fromkeys(SCATTERS, scatter),
         **dict.fromkeys(TRAILING, trailing),
         **dict.fromkeys(
-            """argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod
-            reduce_sum reduce_xor""".split(),
+            REDUCTIONS,
             reduction,
         ),
         "broadcast_in_dim": broadcast_in_dim,
@@ -505,8 +498,3 @@ def zero_rules(
         "while": while_,
     }
     return Rules(primitives=rules, constant=constant, other=unknown)
-
-
-def everywhere_like(x: Zero) -> Zero:
-    """An array of zeros in the place of another."""
-    return Zero(x.dims, 0.0, x.carried)

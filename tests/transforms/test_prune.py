@@ -97,6 +97,7 @@ def mlp(p, x):
     )
 
 
+X = numbers(3)
 PARAMS = {"b": numbers(8), "v": numbers(8, 2), "w": numbers(3, 8)}
 
 
@@ -202,6 +203,30 @@ def test_code_that_knows_its_width_is_not_run_again():
     # Twice the images: read again with the old arrays, cut in the same places.
     images = jnp.concatenate([made.args[0]] * 2)
     np.testing.assert_allclose(apply(small, images)[2:], want, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_shrinks_with_what_reads_it():
+    def f(p, x):
+        return jnp.pad(x @ p["w"], (3, 2), constant_values=0.5) @ p["v"]
+
+    params = {"v": numbers(11, 2), "w": numbers(3, 6)}
+    keep = {"v[0].0": [2], "w[1]": [0, 4], "v[0].2": [0]}
+    small, apply, report = tr.prune(f, params, X, keep=keep)
+    assert report.difference < 1e-6
+    np.testing.assert_array_equal(small["v"], params["v"][np.array([2, 3, 7, 9])])
+    x, w, v = (np.asarray(a) for a in (X, params["w"], small["v"]))
+    want = np.concatenate([[0.5], x @ w[:, [0, 4]], [0.5]]) @ v
+    np.testing.assert_allclose(apply(small, X), want, rtol=1e-5)
+
+
+def test_tiled_channels():
+    f = lambda p, x: jnp.tanh(jnp.tile(x @ p["w"], (3,))) @ p["v"]  # noqa: E731
+    params = {"v": numbers(18, 2), "w": numbers(3, 6)}
+    small, apply, report = tr.prune(f, params, X, keep={"w[1]": [1, 5]})
+    assert report.difference < 1e-6
+    rows = np.array([1, 5, 7, 11, 13, 17])
+    np.testing.assert_array_equal(small["v"], params["v"][rows])
+    np.testing.assert_allclose(apply(small, X), f(small, X), rtol=1e-5)
 
 
 def test_windows_shrink_to_their_middle():
