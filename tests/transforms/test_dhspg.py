@@ -13,7 +13,9 @@ from jaxarch.transforms._dhspg import DHSPGState, _penalties, dhspg, zero_groups
 from jaxarch.transforms._group_index import choose_groups, index_groups
 from jaxarch.transforms._groups import group_factors, group_sums
 
-from .models import model, numbers
+from .models import model, numbers, reseed
+
+reseed(__name__)
 
 SIZES = (3, 6, 5, 2)
 NAMES = ("b0[0]", "b1[0]")

@@ -8,7 +8,9 @@ from jax import lax
 
 from jaxarch import transforms as tr
 
-from .models import conv, model, numbers
+from .models import conv, model, numbers, reseed
+
+reseed(__name__)
 
 
 def net_apply(p, x):

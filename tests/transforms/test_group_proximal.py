@@ -12,7 +12,9 @@ from jaxarch import transforms as tr
 from jaxarch.transforms._dhspg import zero_groups
 from jaxarch.transforms._group_proximal import group_proximal
 
-from .models import numbers
+from .models import numbers, reseed
+
+reseed(__name__)
 
 X = numbers(7, 3)
 PARAMS = {"v": numbers(6, 2), "w": numbers(3, 6)}

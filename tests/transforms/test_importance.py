@@ -7,7 +7,9 @@ import pytest
 
 from jaxarch import transforms as tr
 
-from .models import model, numbers
+from .models import model, numbers, reseed
+
+reseed(__name__)
 
 PARAMS = {"b": numbers(6), "v": numbers(6, 2), "w": numbers(3, 6)}
 X, Y = numbers(5, 3), numbers(5, 2)

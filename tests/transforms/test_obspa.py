@@ -10,7 +10,9 @@ from jax import lax
 
 from jaxarch import transforms as tr
 
-from .models import conv, model, numbers
+from .models import conv, model, numbers, reseed
+
+reseed(__name__)
 
 
 def two_layers(p, x):

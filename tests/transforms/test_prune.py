@@ -14,7 +14,9 @@ from jax.test_util import check_grads
 from jaxarch import transforms as tr
 
 from ..registry import PRIMITIVES
-from .models import MODELS, EquinoxGPT, model, numbers
+from .models import MODELS, EquinoxGPT, model, numbers, reseed
+
+reseed(__name__)
 
 
 def zeroed_by_hand(annotation, params, kept):
@@ -227,6 +229,18 @@ def test_tiled_channels():
     rows = np.array([1, 5, 7, 11, 13, 17])
     np.testing.assert_array_equal(small["v"], params["v"][rows])
     np.testing.assert_allclose(apply(small, X), f(small, X), rtol=1e-5)
+
+
+def test_weights_picked_by_a_traced_index():
+    def f(p, x, i):
+        w = jax.lax.dynamic_index_in_dim(p["w"], i, keepdims=False)
+        return jnp.tanh(x @ w) @ p["v"]
+
+    params = {"v": numbers(6, 2), "w": numbers(4, 3, 6)}
+    small, apply, _ = tr.prune(f, params, X, 2, keep={"v[0]": [1, 5]})
+    want = jnp.tanh(X @ small["w"][3]) @ small["v"]
+    assert small["w"].shape == (4, 3, 2)
+    np.testing.assert_allclose(jax.jit(apply)(small, X, 3), want, rtol=1e-5)
 
 
 def test_windows_shrink_to_their_middle():
